@@ -1,0 +1,2 @@
+//! Sluice: progressive delivery for Kubernetes on the Gateway API.
+#![forbid(unsafe_code)]
