@@ -1,2 +1,3 @@
 //! Sluice: progressive delivery for Kubernetes on the Gateway API.
 #![forbid(unsafe_code)]
+pub mod api;

@@ -1,0 +1,273 @@
+//! Metrics and their judges: `AnalysisTemplate`, and the parts that a Rollout may hold inline.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use super::quantity::Span;
+
+/// Reusable metrics with their judges.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "AnalysisTemplate",
+    plural = "analysistemplates",
+    shortname = "slat",
+    category = "sluice",
+    namespaced,
+    derive = "PartialEq",
+    doc = "AnalysisTemplate is a set of reusable metrics with their judges.",
+    printcolumn(name = "Metrics", type_ = "string", json_path = ".spec.metrics[*].name"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AnalysisTemplateSpec {
+    /// Arguments that the metrics use as `{{args.name}}`. A `value` here is the default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub args: Vec<Argument>,
+    /// The metrics. At least one, at most 16.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub metrics: Vec<Metric>,
+}
+
+/// Names an AnalysisTemplate in the same namespace.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateRef {
+    /// Name of the AnalysisTemplate.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// A named value.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Argument {
+    /// Name, used as `{{args.<name>}}`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-zA-Z_][a-zA-Z0-9_-]*$"))]
+    pub name: String,
+    /// Value. May be left out in a template: then whoever uses the template must give one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub value: Option<String>,
+}
+
+/// One number that is measured, and what is expected of it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("[has(self.min) || has(self.max), has(self.successCondition) || has(self.failureCondition)].filter(x, x).size() == 1").message("a metric needs one judge: min and/or max, or successCondition and/or failureCondition"),
+    validation = Rule::new("!(has(self.prometheus) && has(self.scrape))").message("a metric has one provider: prometheus or scrape"),
+    validation = Rule::new("has(self.preset) || has(self.prometheus) || has(self.scrape)").message("a metric needs a preset or a provider (prometheus, scrape)"),
+    validation = Rule::new("!has(self.prometheus) || (has(self.preset) ? 0 : 1) == (has(self.prometheus.query) ? 1 : 0) + (has(self.prometheus.ratio) ? 1 : 0)").message("prometheus needs exactly one of query and ratio, and none of them beside a preset, which brings its own"),
+    validation = Rule::new("!has(self.scrape) || (has(self.preset) ? 0 : 1) == (has(self.scrape.ratio) ? 1 : 0) + (has(self.scrape.quantile) ? 1 : 0) + (has(self.scrape.value) ? 1 : 0)").message("scrape needs exactly one of ratio, quantile and value, and none of them beside a preset, which brings its own"),
+    validation = Rule::new("!has(self.parameters) || has(self.preset)").message("parameters belong to a preset"),
+    validation = Rule::new("!has(self.min) || !has(self.max) || self.min <= self.max").message("min must not be greater than max")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Metric {
+    /// Name of the metric, unique in its list.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$"))]
+    pub name: String,
+
+    /// A ready-made query. `contour/*` reads Envoy's own numbers for the canary Service behind Contour, `pods/*` the numbers of the
+    /// application itself. `success-rate` is in percent (0 to 100), `latency` in milliseconds (a quantile, by default 0.99).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+
+    /// Names and values that the preset uses, where they differ from its defaults. `pods/success-rate`: `counter`
+    /// (http_requests_total), `codeLabel` (code), `failure` (a regular expression for the codes that are failures, 5..).
+    /// `pods/latency`: `histogram` (http_request_duration_seconds), `quantile` (0.99). `contour/latency`: `quantile` (0.99).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub parameters: BTreeMap<String, String>,
+
+    /// Asks a Prometheus server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<PrometheusProvider>,
+
+    /// Reads counters straight from `/metrics` of the pods or of the gateway; needs no Prometheus server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrape: Option<ScrapeProvider>,
+
+    /// The value must be at least this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// The value must be at most this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+
+    /// CEL expression that is true when the measurement is good. `result` is the value (a number, or a list of numbers where the
+    /// query returns several series). Alone: false is Fail. With `failureCondition`: neither true is Inconclusive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub success_condition: Option<String>,
+    /// CEL expression that is true when the measurement is bad. Alone: false is Pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub failure_condition: Option<String>,
+
+    /// Time between two measurements, and the window that a query looks back over (`{{interval}}`). Default 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Span>,
+    /// Time from the start of the analysis to the first measurement. Default: one interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_delay: Option<Span>,
+    /// Number of measurements with a verdict that end this metric. Default: in a step 1; in the background as many as the rollout takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub count: Option<i32>,
+    /// Number of Fail verdicts that are tolerated: one more fails the analysis. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub failure_limit: Option<i32>,
+    /// Number of ProviderErrors in a row that are tolerated. Default 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub consecutive_error_limit: Option<i32>,
+    /// Number of Inconclusive verdicts that are tolerated. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub inconclusive_limit: Option<i32>,
+    /// Ratios and quantiles need at least this many requests in the window; fewer is NoData. Default 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub min_samples: Option<i32>,
+    /// What it means when there is no data (empty, NaN, too few samples). `Wait` holds the step. Default Wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_no_data: Option<NoDataPolicy>,
+    /// What it means when the provider fails more often in a row than `consecutiveErrorLimit`. `Wait` holds the step. Default Inconclusive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_provider_error: Option<ProviderErrorPolicy>,
+}
+
+/// A ready-made query.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Preset {
+    #[serde(rename = "contour/success-rate")]
+    ContourSuccessRate,
+    #[serde(rename = "contour/latency")]
+    ContourLatency,
+    #[serde(rename = "pods/success-rate")]
+    PodsSuccessRate,
+    #[serde(rename = "pods/latency")]
+    PodsLatency,
+}
+
+/// What it means when there is no data.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoDataPolicy {
+    #[default]
+    Wait,
+    Inconclusive,
+    Fail,
+    Pass,
+}
+
+/// What it means when the provider keeps failing.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProviderErrorPolicy {
+    Wait,
+    #[default]
+    Inconclusive,
+    Fail,
+}
+
+/// Asks a Prometheus server (or anything that speaks its HTTP API) an instant query.
+///
+/// Queries are templates over `{{namespace}}`, `{{rollout}}`, `{{service}}`, `{{canary.service}}`, `{{stable.hash}}`, `{{canary.hash}}`,
+/// `{{interval}}` and `{{args.<name>}}`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrometheusProvider {
+    /// Base URL, such as `http://prometheus.monitoring:9090`. Default: the address that Sluice was installed with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048), regex(pattern = "^https?://.+"))]
+    pub address: Option<String>,
+    /// The query. A result with one series is a number, with several a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8192))]
+    pub query: Option<String>,
+    /// Two queries whose quotient, in percent, is the value; the denominator is the number of samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Ratio>,
+    /// Time for one request. Default 10s, at most 60s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    /// Sends `Authorization: Bearer <token>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bearer_token_secret_ref: Option<SecretKeyRef>,
+}
+
+/// A key of a Secret in the same namespace. The Secret must carry the label `sluice.dev/analysis: "true"`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in the Secret's data.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// Numerator and denominator of a share; the value is in percent.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ratio {
+    /// What is counted.
+    #[schemars(length(min = 1, max = 8192))]
+    pub numerator: String,
+    /// Of how many.
+    #[schemars(length(min = 1, max = 8192))]
+    pub denominator: String,
+}
+
+/// Reads the Prometheus text format straight from pods or from a gateway: two readings, one interval apart; counter resets are handled.
+///
+/// Selectors are written as in Prometheus: `http_requests_total{code!~"5.."}`, and are templates as queries are.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScrapeProvider {
+    /// URL to read, such as `http://envoy.projectcontour:8002/stats/prometheus`. Default: every ready pod of the canary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048), regex(pattern = "^https?://.+"))]
+    pub url: Option<String>,
+    /// Port of the pods. Default: the pod's annotation `prometheus.io/port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<i32>,
+    /// Path of the pods. Default: the pod's annotation `prometheus.io/path`, else `/metrics`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), regex(pattern = "^/.*"))]
+    pub path: Option<String>,
+    /// Two counter selectors; the value is the quotient of their increases, in percent, the denominator's increase the number of samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Ratio>,
+    /// A quantile of the increase of a histogram; the value is the upper bound of the bucket that holds it, in the histogram's unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantile: Option<HistogramQuantile>,
+    /// A selector for gauges; the value is their sum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8192))]
+    pub value: Option<String>,
+    /// Time for one request. Default 5s, at most 60s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+}
+
+/// A quantile of a histogram.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistogramQuantile {
+    /// Selector of the histogram, without `_bucket`: `http_request_duration_seconds{handler="/"}`.
+    #[schemars(length(min = 1, max = 8192))]
+    pub histogram: String,
+    /// The quantile, above 0 and below 1: 0.99.
+    #[schemars(range(min = 0, max = 1))]
+    pub quantile: f64,
+}

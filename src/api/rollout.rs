@@ -1,0 +1,279 @@
+//! The `Rollout`: a workload and how a new version of it goes live.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    analysis::{Argument, Metric, TemplateRef},
+    quantity::Span,
+    status::RolloutStatus,
+};
+
+/// A workload and how a new version of it goes live: step by step, judged at each step, promoted or taken back by itself.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "Rollout",
+    plural = "rollouts",
+    shortname = "slr",
+    category = "sluice",
+    namespaced,
+    derive = "PartialEq",
+    doc = "Rollout is a workload and how a new version of it goes live: step by step, judged at each step, promoted or taken back by itself.",
+    status = "RolloutStatus",
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.stepLabel"),
+    printcolumn(name = "Weight", type_ = "number", json_path = ".status.weights.canary", description = "Share of the traffic that the canary gets, in percent"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Stable", type_ = "string", json_path = ".status.stableRevision", priority = "1"),
+    printcolumn(name = "Canary", type_ = "string", json_path = ".status.canaryRevision", priority = "1"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = "1"),
+    validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters, because the names of its pods and Services are made from it: choose a shorter name")
+)]
+#[x_kube(
+    validation = Rule::new("has(self.template) != has(self.workloadRef)").message("set exactly one of spec.workloadRef (an existing Deployment) and spec.template (with spec.selector)"),
+    validation = Rule::new("has(self.template) == has(self.selector)").message("spec.selector belongs to spec.template: set both, or neither with spec.workloadRef"),
+    validation = Rule::new("has(self.workloadRef) == has(oldSelf.workloadRef)").message("spec.workloadRef and spec.template cannot be exchanged: delete this Rollout (it gives its workload back) and create a new one"),
+    validation = Rule::new("has(self.selector) == has(oldSelf.selector) && (!has(self.selector) || self.selector == oldSelf.selector)").message("spec.selector is immutable: delete this Rollout and create a new one")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutSpec {
+    /// Number of pods that serve. Left out: what the Deployment had when it was taken over (or 1); from then on it is set
+    /// through the scale subresource, so that a HorizontalPodAutoscaler may target this Rollout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub replicas: Option<i32>,
+
+    /// The Deployment whose pod template is rolled out. It is taken over without restarting a pod, and given back when this Rollout
+    /// is deleted. Exactly one of `workloadRef` and `template` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.workloadRef is immutable: delete this Rollout (it gives its workload back) and create a new one"))]
+    pub workload_ref: Option<WorkloadRef>,
+
+    /// Label selector for the pods of `template`. Must match the template's labels. Immutable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+
+    /// The pod template, as in a Deployment. Exactly one of `workloadRef` and `template` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "open_object")]
+    pub template: Option<serde_json::Value>,
+
+    /// Seconds that a new pod must be ready, without any of its containers crashing, to count as available. Default 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 3600))]
+    pub min_ready_seconds: i32,
+
+    /// Seconds that a rollout may wait for pods, endpoints or routes before it is aborted. Pauses and analysis do not count.
+    /// Default 600.
+    #[serde(default = "default_progress_deadline")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub progress_deadline_seconds: i32,
+
+    /// Number of old revisions whose ReplicaSets are kept (at 0 replicas). Default 10.
+    #[serde(default = "default_history_limit")]
+    #[schemars(range(min = 0, max = 100))]
+    pub revision_history_limit: i32,
+
+    /// Holds the rollout at the step it is at until this is false again. An abort still works. Default false.
+    #[serde(default)]
+    pub paused: bool,
+
+    /// The Services and routes through which the weights take effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.service == oldSelf.service && has(self.canaryService) == has(oldSelf.canaryService) && (!has(self.canaryService) || self.canaryService == oldSelf.canaryService)").message("spec.traffic.service and canaryService are immutable: delete this Rollout (it gives everything back) and create a new one"))]
+    pub traffic: Option<Traffic>,
+
+    /// How a new version goes live. Exactly one strategy is set.
+    pub strategy: Strategy,
+}
+
+/// The workload that a Rollout takes over.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadRef {
+    /// Kind of the workload: `Deployment`.
+    pub kind: WorkloadKind,
+    /// Name of the workload, in the Rollout's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkloadKind {
+    Deployment,
+}
+
+/// The Services and routes through which weights take effect.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// The application's Service as it stands in Git. It is always the stable role.
+    #[schemars(length(min = 1, max = 63))]
+    pub service: String,
+
+    /// The Service of the canary role. Default `<service>-canary`: used as it stands if it exists, else made while a rollout runs
+    /// and removed after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub canary_service: Option<String>,
+
+    /// The routes whose weights are moved: every rule that points at `service` is split. At least one, at most 16.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into(), "name".into()]))]
+    pub routes: Vec<RouteRef>,
+
+    /// Seconds after a backend has got weight 0 (observed) until its pods may stop or its Service may change. Requests in flight and
+    /// keep-alive connections end in this time. Default 30.
+    #[serde(default = "default_drain")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub drain_seconds: i32,
+
+    /// Seconds between the moment a change of a route or Service is observed and the next change: the time that the gateway needs to
+    /// act on it. Default 2.
+    #[serde(default = "default_grace")]
+    #[schemars(range(min = 0, max = 300))]
+    pub step_grace_seconds: i32,
+}
+
+impl Traffic {
+    /// The name of the Service of the canary role.
+    pub fn canary_service(&self) -> String {
+        self.canary_service.clone().unwrap_or_else(|| format!("{}-canary", self.service))
+    }
+}
+
+/// A route whose weights are moved.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRef {
+    /// Kind of the route: `HTTPRoute`.
+    pub kind: RouteKind,
+    /// Name of the route, in the Rollout's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Only the rules with these names are split. Left out: every rule that points at the Service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub rule_names: Vec<String>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RouteKind {
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+}
+
+/// How a new version goes live.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("has(self.canary)").message("set spec.strategy.canary"))]
+#[serde(rename_all = "camelCase")]
+pub struct Strategy {
+    /// Traffic moves to the new version step by step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+}
+
+/// Traffic moves to the new version step by step. After the last step the new version gets all of it and is promoted.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Canary {
+    /// The steps, done one after the other. At most 64.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub steps: Vec<Step>,
+
+    /// Analysis that runs in the background from `startingStep` until the rollout ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<BackgroundAnalysis>,
+}
+
+/// One step; exactly one of its fields is set.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.analysis)].filter(x, x).size() == 1").message("a step has exactly one of setWeight, pause and analysis: give each a list item of its own"))]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Share of the traffic for the new version, in percent: 0 to 100, with at most 3 decimals (0.5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub set_weight: Option<f64>,
+
+    /// Waits for a time, or until someone resumes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
+
+    /// Analysis that must pass before the next step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<StepAnalysis>,
+}
+
+/// Waits for a time, or until someone resumes.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// How long to wait: `30s`, `5m`, `1h30m`. Left out: until someone resumes (`kubectl sluice promote`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Span>,
+}
+
+/// Analysis as a step.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("(has(self.templates) && self.templates.size() > 0) || (has(self.metrics) && self.metrics.size() > 0)").message("an analysis needs templates or metrics"))]
+#[serde(rename_all = "camelCase")]
+pub struct StepAnalysis {
+    /// AnalysisTemplates whose metrics are measured. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub templates: Vec<TemplateRef>,
+    /// Values for the arguments of the templates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub args: Vec<Argument>,
+    /// Metrics that are measured, written here. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub metrics: Vec<Metric>,
+}
+
+/// Analysis in the background.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("(has(self.templates) && self.templates.size() > 0) || (has(self.metrics) && self.metrics.size() > 0)").message("an analysis needs templates or metrics"))]
+#[serde(rename_all = "camelCase")]
+pub struct BackgroundAnalysis {
+    /// Index (from 0) of the step at which the analysis starts. Default: the first step that gives the new version traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 63))]
+    pub starting_step: Option<i32>,
+    #[serde(flatten)]
+    pub analysis: StepAnalysis,
+}
+
+fn default_progress_deadline() -> i32 {
+    600
+}
+
+fn default_history_limit() -> i32 {
+    10
+}
+
+fn default_drain() -> i32 {
+    30
+}
+
+fn default_grace() -> i32 {
+    2
+}
+
+/// An object of any shape: the API server keeps all its fields, and judges it where it is used.
+fn open_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}

@@ -1,0 +1,179 @@
+//! `AnalysisRun`: one judgement, with its measurements, its verdict, and why.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use super::analysis::Metric;
+
+/// One judgement of one revision.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "AnalysisRun",
+    plural = "analysisruns",
+    shortname = "slar",
+    category = "sluice",
+    namespaced,
+    derive = "PartialEq",
+    doc = "AnalysisRun is one judgement: its measurements, its verdict, and why.",
+    status = "AnalysisRunStatus",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Rollout", type_ = "string", json_path = ".spec.rollout"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".spec.canaryHash"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = "1"),
+    validation = Rule::new("self.spec == oldSelf.spec || (self.spec.terminate && self.spec.metrics == oldSelf.spec.metrics)").message("the spec of an AnalysisRun is immutable, but for terminate: create a new one")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AnalysisRunSpec {
+    /// The Rollout that is judged.
+    #[schemars(length(min = 1, max = 253))]
+    pub rollout: String,
+    /// The revision that is judged (its pod-template-hash).
+    #[schemars(length(min = 1, max = 63))]
+    pub canary_hash: String,
+    /// The revision that served before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub stable_hash: Option<String>,
+    /// The Service of the stable role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub service: Option<String>,
+    /// The Service of the canary role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub canary_service: Option<String>,
+    /// Index of the step that this run belongs to; absent for background analysis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 63))]
+    pub step: Option<i32>,
+    /// Values of `{{args.<name>}}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub args: BTreeMap<String, String>,
+    /// The metrics that are measured.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub metrics: Vec<Metric>,
+    /// Ends the run: nothing is measured any more.
+    #[serde(default)]
+    pub terminate: bool,
+}
+
+/// How far a run is.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunPhase {
+    /// Measuring.
+    #[default]
+    Running,
+    /// Every metric has passed as often as it must.
+    Passed,
+    /// A metric has failed more often than it may.
+    Failed,
+    /// A metric could not be judged.
+    Inconclusive,
+    /// Ended before it had a verdict, because nobody needs one any more.
+    Cancelled,
+}
+
+impl RunPhase {
+    pub fn is_final(self) -> bool {
+        self != Self::Running
+    }
+}
+
+/// What one measurement says. Five different things; only `Pass` lets a rollout go on.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// There was data, and it is as expected.
+    Pass,
+    /// There was data, and it is not as expected.
+    Fail,
+    /// There was data, and the judge could not decide.
+    Inconclusive,
+    /// There was no data: an empty answer, NaN, or fewer samples than the metric asks for.
+    NoData,
+    /// The provider could not be asked, or its answer was not usable (an error, a time-out, `warnings`, too large).
+    ProviderError,
+}
+
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AnalysisRunStatus {
+    #[serde(default)]
+    pub phase: RunPhase,
+    /// Why the phase is what it is, in words.
+    #[serde(default)]
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<MicroTime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<MicroTime>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metric_results: Vec<MetricResult>,
+}
+
+/// What is known of one metric.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricResult {
+    pub name: String,
+    /// How far this metric is.
+    #[serde(default)]
+    pub phase: RunPhase,
+    /// Number of measurements with this verdict.
+    #[serde(default)]
+    pub passed: i32,
+    #[serde(default)]
+    pub failed: i32,
+    #[serde(default)]
+    pub inconclusive: i32,
+    #[serde(default)]
+    pub no_data: i32,
+    #[serde(default)]
+    pub errors: i32,
+    /// Number of ProviderErrors in a row, up to now.
+    #[serde(default)]
+    pub consecutive_errors: i32,
+    /// The newest measurements, oldest first; at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measurements: Vec<Measurement>,
+    /// Counter values at the end of the last window (`scrape` only): the start of the next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reading: Option<Reading>,
+}
+
+/// One measurement and its verdict.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Measurement {
+    pub at: MicroTime,
+    /// The queries as they were sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queries: Vec<String>,
+    /// The value: a number, or numbers separated by commas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Number of requests that the value is made from, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<f64>,
+    /// What was expected, in words.
+    pub limit: String,
+    pub verdict: Verdict,
+    /// The verdict in words.
+    pub message: String,
+}
+
+/// Counter values at one moment.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reading {
+    pub at: MicroTime,
+    /// For each source (a pod, or the URL): the counters that the metric uses, in the order in which it names them.
+    pub counters: BTreeMap<String, Vec<f64>>,
+}
