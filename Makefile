@@ -1,0 +1,56 @@
+# Everything runs without Docker and without a registry. `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+# Ctrl-C must reach what ends the cluster.
+.ONESHELL:
+
+NICE ?= nice
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## A rollout and an abort on the embedded cluster, in under a minute (KEEP=1 leaves it running)
+	@cargo build --quiet --bin sluice --bin kubectl-sluice
+	target/debug/sluice demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: ## Format, lints, and all tests that need no cluster
+	@cargo fmt --all --check
+	$(MAKE) lint
+	cargo test --workspace
+
+.PHONY: lint
+lint: ## Clippy, warnings are errors
+	@cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: bench
+bench: ## The benchmarks: how long one plan takes
+	@cargo bench
+
+.PHONY: crds
+crds: ## Generate crds/ and the chart's copy from src/api
+	@cargo run --quiet --bin sluice -- crds --out crds
+
+.PHONY: parts
+parts: ## Build the parts of the end-to-end cluster, once (about 20 minutes; as root: it installs Debian packages)
+	@$(NICE) e2e/parts/build
+
+.PHONY: images
+images: ## Make the images of the end-to-end scenarios, without Docker
+	@e2e/images/build
+
+.PHONY: cluster-up
+cluster-up: parts ## Start the end-to-end cluster and leave it running (as root)
+	@e2e/cluster/up
+
+.PHONY: cluster-down
+cluster-down: ## End it and leave the machine as it was
+	@e2e/cluster/down
+
+.PHONY: e2e
+e2e: ## The scenarios on a real cluster (E2E_KUBECONFIG=FILE: on that one); SCENARIOS="a b" runs only these
+	@e2e/run $(SCENARIOS)

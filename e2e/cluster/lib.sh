@@ -1,0 +1,78 @@
+# What the scripts of the end-to-end cluster share; sourced, never run.
+# shellcheck shell=bash
+
+cluster=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${SLUICE_E2E_CACHE:-$HOME/.cache/sluice-e2e}
+# Keys, kubeconfigs, logs, pids. `down` removes it.
+state=${SLUICE_E2E_STATE:-/run/sluice-e2e}
+# Only inside the namespaces: a tmpfs with everything that the parts store, gone with the namespaces.
+data=$state/data
+export SLUICE_E2E_CACHE=$cache SLUICE_E2E_STATE=$state
+
+# Where e2e/images/build puts its archives.
+images=${CARGO_TARGET_DIR:-$(cd "$cluster/../.." && pwd)/target}/e2e/images
+
+# The node's address, where every part listens; none of these networks is reachable from the machine.
+NODE_IP=10.77.0.1
+POD_CIDR=10.66.0.0/16
+SERVICE_CIDR=10.96.0.0/16
+API_SERVICE_IP=10.96.0.1
+
+PATH=$cache/bin:$PATH:/usr/sbin:/sbin
+export KUBECONFIG=$state/kubeconfig
+export SLUICE_E2E_GATEWAY_URL=http://$NODE_IP:8080
+export SLUICE_E2E_PROMETHEUS_URL=http://$NODE_IP:9090
+
+die() { echo "error: $*" >&2; exit 1; }
+
+# The host's pid of the namespaces' init, if it is alive and still the process that `up` started.
+init_pid() {
+  local pid namespace
+  read -r pid namespace 2>/dev/null <"$state/init" || return 1
+  [[ $(readlink "/proc/$pid/ns/pid" 2>/dev/null) == "$namespace" ]] || return 1
+  echo "$pid"
+}
+
+# Whether this script itself runs in the namespaces.
+is_inside() { mountpoint --quiet "$data"; }
+
+elapsed() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f s", b - a }'; }
+
+# await TEXT SECONDS PART CMD...: waits until CMD succeeds. Ends the run with the tail of PART's log
+# when that part has died, or when the time is over.
+await() {
+  local text=$1 limit=$2 part=$3 start=$EPOCHREALTIME deadline=$((SECONDS + $2))
+  shift 3
+  printf '  %-44s ' "$text"
+  until "$@" >"$state/await.log" 2>&1; do
+    if ! part_alive "$part"; then echo "failed"; part_failed "$part" "it has ended"; fi
+    if ((SECONDS >= deadline)); then
+      echo "failed"
+      tail -n 3 "$state/await.log" >&2
+      part_failed "$part" "\"$text\" was not true within $limit s"
+    fi
+    sleep 0.1
+  done
+  elapsed "$start"; echo
+}
+
+part_alive() { kill -0 "$(<"$state/parts/$1.pid")" 2>/dev/null; }
+
+part_failed() {
+  echo "--- the end of $state/logs/$1.log" >&2
+  tail -n 25 "$state/logs/$1.log" >&2
+  die "$1: $2"
+}
+
+# define NAME CMD...: how a part is started, now and by `part start NAME`.
+define() {
+  local name=$1
+  shift
+  printf '#!/bin/sh\nexec%s\n' "$(printf ' %q' "$@")" >"$state/parts/$name"
+  chmod 0755 "$state/parts/$name"
+}
+
+start_part() {
+  setsid "$state/parts/$1" >>"$state/logs/$1.log" 2>&1 </dev/null &
+  echo $! >"$state/parts/$1.pid"
+}
