@@ -1,5 +1,5 @@
 # What the scripts of the end-to-end cluster share; sourced, never run.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 cluster=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${SLUICE_E2E_CACHE:-$HOME/.cache/sluice-e2e}
@@ -25,12 +25,21 @@ export SLUICE_E2E_PROMETHEUS_URL=http://$NODE_IP:9090
 
 die() { echo "error: $*" >&2; exit 1; }
 
-# The host's pid of the namespaces' init, if it is alive and still the process that `up` started.
-init_pid() {
-  local pid namespace
-  read -r pid namespace 2>/dev/null <"$state/init" || return 1
-  [[ $(readlink "/proc/$pid/ns/pid" 2>/dev/null) == "$namespace" ]] || return 1
+# The pid of the `unshare` that holds the namespaces, if it is alive and the one that `up` started.
+holder_pid() {
+  local pid
+  pid=$(cat "$state/holder" 2>/dev/null) && grep --quiet --null-data 'cluster/init$' "/proc/$pid/cmdline" 2>/dev/null || return 1
   echo "$pid"
+}
+
+# Ends the script when the cluster belongs to an e2e/run that is alive and not the caller.
+respect_owner() {
+  local owner
+  owner=$(cat "$state/owner" 2>/dev/null) || return 0
+  [[ -n $owner && $owner != "${SLUICE_E2E_OWNER:-}" ]] || return 0
+  if grep --quiet --null-data 'e2e/run$' "/proc/$owner/cmdline" 2>/dev/null; then
+    die "a run of the scenarios is using the cluster (pid $owner)"
+  fi
 }
 
 # Whether this script itself runs in the namespaces.
