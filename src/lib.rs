@@ -1,3 +1,4 @@
 //! Sluice: progressive delivery for Kubernetes on the Gateway API.
 #![forbid(unsafe_code)]
 pub mod api;
+pub mod core;

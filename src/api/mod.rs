@@ -20,7 +20,9 @@ pub use rollout::{Rollout, RolloutSpec};
 pub use run::{AnalysisRun, AnalysisRunSpec, AnalysisRunStatus, RunPhase, Verdict};
 pub use status::{Phase, RolloutStatus};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 
 /// The API group of everything Sluice defines.
@@ -30,5 +32,33 @@ pub const VERSION: &str = "v1alpha1";
 
 /// All CustomResourceDefinitions, in the order in which they are installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Rollout::crd(), AnalysisTemplate::crd(), AnalysisRun::crd(), RolloutAction::crd()]
+    vec![Rollout::crd(), AnalysisTemplate::crd(), AnalysisRun::crd(), RolloutAction::crd()].into_iter().map(strict).collect()
+}
+
+/// A field that is `null` is refused like one of a wrong type, instead of being taken for absent: `pause:` with nothing behind it is
+/// a slip of the pen, not a decision to wait for ever.
+fn strict(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    fn walk(schema: &mut JSONSchemaProps) {
+        schema.nullable = None;
+        if let Some(rules) = &mut schema.x_kubernetes_validations {
+            let mut seen = vec![];
+            rules.retain(|rule| {
+                !seen.contains(&rule.rule) && {
+                    seen.push(rule.rule.clone());
+                    true
+                }
+            });
+        }
+        schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(walk);
+        if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+            walk(items);
+        }
+        if let Some(JSONSchemaPropsOrBool::Schema(other)) = &mut schema.additional_properties {
+            walk(other);
+        }
+    }
+    for version in &mut crd.spec.versions {
+        version.schema.iter_mut().filter_map(|s| s.open_api_v3_schema.as_mut()).for_each(walk);
+    }
+    crd
 }

@@ -153,6 +153,20 @@ pub struct CanaryState {
     pub shortfall: Option<Shortfall>,
 }
 
+impl CanaryState {
+    pub fn new(revision: &str, started_at: MicroTime, stable_replicas: i32) -> Self {
+        Self {
+            revision: revision.to_owned(),
+            started_at,
+            stable_replicas,
+            weight_observed_at: None,
+            promote_full: false,
+            analysis_attempt: 0,
+            shortfall: None,
+        }
+    }
+}
+
 /// A time in which the canary had too few ready pods.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,0 +1,249 @@
+//! A plan in the making. Each part of the protocol is written as a straight line of `ensure…()?` calls; the first that is not true
+//! yet adds the write that brings it about, says what it waits for, and ends the line. Every reconcile walks the line from its
+//! beginning, so nothing depends on what was done before a crash.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+use super::{
+    observed::{Observed, RouteView},
+    patch::Action,
+    route::{Pair, Route},
+    spec::{Spec, Weight},
+};
+use crate::api::{
+    RolloutStatus,
+    rollout::RouteRef,
+    status::{HistoryEntry, RolloutOutcome, Transition},
+};
+
+/// What has to happen before the line can go on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pending {
+    pub message: String,
+    pub kind: Waiting,
+}
+
+/// What kind of wait it is: only the first kind counts against the progress deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// For pods, endpoints, routes, or things that are not there yet.
+    Progress,
+    /// For a grace or drain time.
+    Settling,
+    /// For a pause to end.
+    Pause,
+    /// For a person.
+    Person,
+    /// For evidence.
+    Analysis,
+}
+
+pub type Flow<T = ()> = Result<T, Pending>;
+
+pub fn wait<T>(kind: Waiting, message: impl Into<String>) -> Flow<T> {
+    Err(Pending { message: message.into(), kind })
+}
+
+/// The stages of a rollout and of the way home, in their order. A stage that is passed is not settled again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    // Rolling out.
+    Pinned,
+    CanaryServiceMade,
+    Entered,
+    CanaryReady,
+    Selected,
+    /// The pods for the weight that the step of this index sets.
+    Capacity(usize),
+    /// The weight that the step of this index sets.
+    Weight(usize),
+    // The way home.
+    ServiceDrained,
+    Repinned,
+    BackHome,
+    CanaryReleased,
+    Left,
+    PodsGone,
+}
+
+impl Stage {
+    fn order(self) -> usize {
+        match self {
+            Self::Pinned | Self::ServiceDrained => 0,
+            Self::CanaryServiceMade | Self::Repinned => 1,
+            Self::Entered | Self::BackHome => 2,
+            Self::CanaryReady | Self::CanaryReleased => 3,
+            Self::Selected | Self::Left => 4,
+            Self::PodsGone => 5,
+            Self::Capacity(index) => 10 + 2 * index,
+            Self::Weight(index) => 11 + 2 * index,
+        }
+    }
+
+    fn is_home(self) -> bool {
+        matches!(self, Self::ServiceDrained | Self::Repinned | Self::BackHome | Self::CanaryReleased | Self::Left | Self::PodsGone)
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Capacity(index) => format!("Capacity-{index}"),
+            Self::Weight(index) => format!("Weight-{index}"),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
+/// A plan in the making.
+pub struct Draft<'a> {
+    pub obs: &'a Observed,
+    pub spec: &'a Spec,
+    pub now: Timestamp,
+    pub status: RolloutStatus,
+    pub actions: Vec<Action>,
+    pub wake_at: Option<Timestamp>,
+    pub canary_service: String,
+    /// Pods wanted.
+    pub replicas: i32,
+}
+
+impl<'a> Draft<'a> {
+    pub fn time(&self) -> MicroTime {
+        MicroTime(self.now)
+    }
+
+    pub fn act(&mut self, action: Action) {
+        if !self.actions.contains(&action) {
+            self.actions.push(action);
+        }
+    }
+
+    /// Looks again at `at`, or earlier.
+    pub fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
+    }
+
+    pub fn pair(&self) -> (String, String) {
+        (self.spec.traffic.service.clone(), self.canary_service.clone())
+    }
+
+    /// The routes that exist: those that the spec names and those that carry our record.
+    pub fn routes(&self) -> Vec<Route<'_>> {
+        self.obs.routes.iter().map(|view| self.route(view)).collect()
+    }
+
+    fn route<'b>(&'b self, view: &'b RouteView) -> Route<'b> {
+        let named = |r: &&RouteRef| r.kind == view.kind && r.name == view.meta.name;
+        Route {
+            view,
+            rollout: &self.obs.rollout.meta.name,
+            namespace: &self.obs.rollout.namespace,
+            pair: Pair { service: &self.spec.traffic.service, canary: &self.canary_service },
+            rule_names: self.spec.traffic.routes.iter().find(named).map_or(&[], |r| &r.rule_names),
+        }
+    }
+
+    /// Waits until a stage is observed and `seconds` have passed since. The moment is in status; a lost one starts again.
+    pub fn settle(&mut self, revision: &str, stage: Stage, observed: Result<(), String>, seconds: i32) -> Flow {
+        let scope = if stage.is_home() { "home" } else { "roll" };
+        let prefix = format!("{scope}/{revision}/");
+        let what = format!("{prefix}{:03}-{}", stage.order(), stage.name());
+        let current = self.status.transition.as_ref();
+        let reached = current.and_then(|t| t.what.strip_prefix(&prefix)?.get(..3)?.parse::<usize>().ok());
+        if reached.is_some_and(|reached| reached > stage.order()) {
+            return Ok(());
+        }
+        let same = current.filter(|t| t.what == what).cloned();
+        let since = same.as_ref().map_or_else(|| self.time(), |t| t.since.clone());
+        if let Err(message) = observed {
+            // What was observed once and is so no more starts again.
+            let since = if same.is_some_and(|t| t.observed_at.is_some()) { self.time() } else { since };
+            self.status.transition = Some(Transition { what, since, observed_at: None });
+            return wait(Waiting::Progress, message);
+        }
+        let observed_at = same.and_then(|t| t.observed_at).unwrap_or_else(|| self.time());
+        let end = observed_at.0 + SignedDuration::from_secs(i64::from(seconds));
+        self.status.transition = Some(Transition { what, since, observed_at: Some(observed_at) });
+        if self.now >= end {
+            return Ok(());
+        }
+        self.wake(end);
+        wait(Waiting::Settling, format!("{} since it is observed: waits {seconds} s in all", stage.words()))
+    }
+
+    /// When the present transition began to be waited for.
+    pub fn waiting_since(&self) -> Option<Timestamp> {
+        self.status.transition.as_ref().filter(|t| t.observed_at.is_none()).map(|t| t.since.0)
+    }
+
+    /// Gives the canary this weight in every route where it has another.
+    pub fn set_weight(&mut self, weight: Weight) -> bool {
+        self.write_weight(weight, None)
+    }
+
+    pub fn write_weight(&mut self, weight: Weight, rejected: Option<&str>) -> bool {
+        let denominator = self.spec.denominator();
+        let epoch = self.obs.epoch;
+        let needs = |route: &Route| {
+            let recorded = route.record().and_then(|r| r.rejected);
+            !route.has(weight, denominator) || (rejected.is_some() && recorded.as_deref() != rejected)
+        };
+        let actions: Vec<Action> = self.routes().iter().filter(|r| needs(r)).map(|r| r.set(weight, denominator, rejected, epoch)).collect();
+        let changed = !actions.is_empty();
+        for action in actions {
+            self.act(action);
+        }
+        changed
+    }
+
+    /// Every route has this weight, and every parent that reports has taken it up.
+    pub fn weight_observed(&self, weight: Weight) -> Result<(), String> {
+        for route in self.routes() {
+            if !route.has(weight, self.spec.denominator()) {
+                return Err(format!("waits for {} to give the canary {weight}", route.view.meta.name));
+            }
+            route.accepted().map_err(|why| format!("waits for the gateway: {why}"))?;
+        }
+        Ok(())
+    }
+
+    /// The largest share that any route gives the canary now.
+    pub fn live_weight(&self) -> Weight {
+        self.routes().iter().map(Route::canary_weight).max().unwrap_or_default()
+    }
+
+    /// Adds the end of the running rollout to the history.
+    pub fn remember(&mut self, outcome: RolloutOutcome, message: impl Into<String>) {
+        let Some(canary) = self.status.canary.clone() else { return };
+        let images = self.obs.replica_set(&canary.revision).map(|rs| rs.images.clone()).unwrap_or_default();
+        self.status.history.push(HistoryEntry {
+            revision: canary.revision,
+            images,
+            outcome,
+            message: message.into(),
+            started_at: canary.started_at,
+            finished_at: self.time(),
+        });
+        let surplus = self.status.history.len().saturating_sub(10);
+        self.status.history.drain(..surplus);
+    }
+}
+
+impl Stage {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Pinned => "the Service is pinned to stable",
+            Self::CanaryServiceMade => "the canary Service is in place",
+            Self::Entered => "the canary's backend is in the routes at weight 0",
+            Self::CanaryReady | Self::Capacity(_) => "the canary's pods are ready",
+            Self::Selected => "the canary Service selects the canary's pods",
+            Self::Weight(_) => "the routes have the new weight",
+            Self::ServiceDrained => "the old version gets no traffic any more",
+            Self::Repinned => "the Service selects the new version",
+            Self::BackHome => "all traffic is on the Service again",
+            Self::CanaryReleased => "the canary Service selects the stable pods",
+            Self::Left => "the routes are as they were",
+            Self::PodsGone => "the old pods are gone",
+        }
+    }
+}

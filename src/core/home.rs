@@ -1,0 +1,206 @@
+//! The way home: after a promotion, an abort, or when the template was set back. It ends with routes and Services as in Git.
+
+use super::{
+    draft::{Draft, Flow, Stage, Waiting, wait},
+    observed::ReplicaSetView,
+    patch::{self, Guarded, Kind},
+    spec::Weight,
+};
+use crate::api::{
+    RolloutStatus, keys,
+    status::{Rejected, RolloutOutcome, Weights},
+};
+
+impl RolloutStatus {
+    /// What the routes are to give.
+    pub(super) fn weights_wanted(&mut self, canary: Weight) {
+        let observed = self.weights.as_ref().and_then(|w| w.observed).filter(|o| *o == canary.percent());
+        self.weights = Some(Weights { stable: 100.0 - canary.percent(), canary: canary.percent(), observed });
+    }
+
+    pub(super) fn weights_observed(&mut self, canary: Weight) {
+        self.weights = Some(Weights { stable: 100.0 - canary.percent(), canary: canary.percent(), observed: Some(canary.percent()) });
+    }
+}
+
+impl Draft<'_> {
+    /// Takes the canary back. The traffic moves first, in one write for each route, which also records the rejection; nothing is
+    /// waited for before it.
+    pub fn abort(&mut self, stable: &str, canary: &str, reason: &str) -> Flow {
+        self.write_weight(Weight::ZERO, Some(canary));
+        self.mark_rejected(canary, reason);
+        let step = self.status.current_step.as_ref().map(|s| format!(" at step {} of {}", s.index + 1, self.spec.steps.len() + 1));
+        self.remember(RolloutOutcome::Aborted, format!("{reason}{}", step.unwrap_or_default()));
+        self.status.rejected = vec![Rejected { revision: canary.to_owned(), reason: reason.to_owned(), at: self.time() }];
+        self.status.current_step = None;
+        self.status.hold = None;
+        self.status.transition = None;
+        self.status.weights_wanted(Weight::ZERO);
+        self.end_runs(true);
+        self.wake(self.now);
+        wait(Waiting::Settling, format!("takes revision {canary} back to stable {stable}: {reason}"))
+    }
+
+    fn mark_rejected(&mut self, canary: &str, reason: &str) {
+        let obs = self.obs;
+        let Some(rs) = obs.replica_set(canary).filter(|rs| !rs.meta.annotations.contains_key(keys::REJECTED)) else { return };
+        let reason: String = reason.chars().take(256).collect();
+        let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::REJECTED, reason).unannotate(keys::STABLE);
+        self.act(patch.fenced(format!("mark ReplicaSet {} as rejected", rs.meta.name), obs.epoch));
+    }
+
+    /// A rejected template: all traffic stays on stable, the canary's pods stop, and that is where it stays.
+    pub fn stay_aborted(&mut self, stable: &str, canary: &str) -> Flow {
+        let reason = self.status.rejected.first().map(|r| r.reason.clone()).unwrap_or_default();
+        self.status.weights_wanted(Weight::ZERO);
+        self.write_weight(Weight::ZERO, Some(canary));
+        self.mark_rejected(canary, &reason);
+        self.end_runs(true);
+        self.scale(stable, self.replicas.max(self.status.canary.as_ref().map_or(0, |c| c.stable_replicas)));
+        self.bring_traffic_home(stable)?;
+        self.status.weights_observed(Weight::ZERO);
+        self.stop_others(stable)?;
+        self.scale(stable, self.replicas);
+        Ok(())
+    }
+
+    /// The template that is stable: everything goes back to how Git has it.
+    pub fn rest(&mut self, stable: &str) -> Flow {
+        self.end_runs(true);
+        self.withdraw(stable);
+        self.clear_rejections(stable);
+        if let Some(state) = &self.status.canary {
+            self.scale(stable, self.replicas.max(state.stable_replicas));
+        }
+        self.bring_traffic_home(stable)?;
+        if let Some(action) = self.first_restore() {
+            self.act(action);
+            return self.settle(stable, Stage::Left, Err("puts the routes back as they were".into()), 0);
+        }
+        if self.status.canary.is_some() || !self.traffic_is_at_rest() {
+            let observed = self.routes().iter().try_for_each(|r| r.accepted()).map_err(|why| format!("waits for the gateway: {why}"));
+            self.settle(stable, Stage::Left, observed, self.spec.traffic.drain_seconds)?;
+        }
+        self.stop_others(stable)?;
+        self.restore_services();
+        self.scale(stable, self.replicas);
+        self.forget_fences();
+        match self.actions.is_empty() {
+            true => self.at_rest(),
+            false => return wait(Waiting::Progress, "puts Services and ReplicaSets back as they were"),
+        }
+        Ok(())
+    }
+
+    /// A template that went to another revision leaves its rejection behind: if it comes back, that is a new decision.
+    pub fn clear_rejections(&mut self, present: &str) {
+        let obs = self.obs;
+        let outdated = |rs: &&ReplicaSetView| rs.hash != present && rs.meta.annotations.contains_key(keys::REJECTED);
+        for rs in obs.revisions().filter(outdated) {
+            let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).unannotate(keys::REJECTED);
+            self.act(patch.fenced(format!("take the rejection off ReplicaSet {}", rs.meta.name), obs.epoch));
+        }
+        let outdated = |r: &super::route::Route| r.record().and_then(|r| r.rejected).is_some_and(|hash| hash != present);
+        let (denominator, epoch) = (self.spec.denominator(), obs.epoch);
+        let rewritten: Vec<_> =
+            self.routes().iter().filter(|r| outdated(r)).map(|r| r.set(r.canary_weight(), denominator, None, epoch)).collect();
+        for action in rewritten {
+            self.act(action);
+        }
+    }
+
+    /// The template was set back to stable before its rollout had ended.
+    fn withdraw(&mut self, stable: &str) {
+        let other = self.status.canary.as_ref().is_some_and(|c| c.revision != stable);
+        if other {
+            let revision = self.status.canary.as_ref().map(|c| c.revision.clone()).unwrap_or_default();
+            if !self.is_rejected(&revision) {
+                self.remember(RolloutOutcome::Withdrawn, "the template was set back to stable");
+            }
+            if let Some(state) = &mut self.status.canary {
+                state.revision = stable.to_owned();
+            }
+            self.status.transition = None;
+        }
+        self.status.rejected.clear();
+        self.status.current_step = None;
+        self.status.hold = None;
+    }
+
+    fn at_rest(&mut self) {
+        self.status.canary = None;
+        self.status.transition = None;
+        self.status.weights = None;
+        self.status.analysis.clear();
+    }
+
+    /// All traffic on `service`, which selects stable; the canary Service selects stable too. Ends at once if it is so.
+    pub fn bring_traffic_home(&mut self, stable: &str) -> Flow {
+        if self.traffic_is_at_rest() {
+            return Ok(());
+        }
+        self.ensure_repinned(stable)?;
+        let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
+        let drains = selected.is_some_and(|hash| hash != stable);
+        let recorded = self.routes().iter().any(|r| r.record().is_some());
+        if recorded {
+            let changed = match self.status.rejected.is_empty() {
+                true => self.set_weight(Weight::ZERO),
+                false => false, // stay_aborted has written it, with its record
+            };
+            let observed = match changed {
+                true => Err("brings all traffic back to the Service".to_owned()),
+                false => self.weight_observed(Weight::ZERO),
+            };
+            let seconds = if drains { self.spec.traffic.drain_seconds } else { self.spec.traffic.step_grace_seconds };
+            self.settle(stable, Stage::BackHome, observed, seconds)?;
+        }
+        self.ensure_canary_released(stable)
+    }
+
+    fn first_restore(&self) -> Option<patch::Action> {
+        self.routes().iter().find_map(|r| r.restore(self.spec.denominator()))
+    }
+
+    /// Pods of other revisions stop; they have had no traffic for the drain time.
+    fn stop_others(&mut self, stable: &str) -> Flow {
+        let obs = self.obs;
+        let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| rs.hash != stable && rs.replicas > 0).collect();
+        for rs in &others {
+            self.scale(&rs.hash, 0);
+        }
+        let left = obs.pods.iter().filter(|pod| pod.hash != stable).count();
+        if left > 0 || !others.is_empty() {
+            return wait(Waiting::Settling, format!("waits for {left} old pods to stop"));
+        }
+        Ok(())
+    }
+
+    /// At rest nothing carries a fence, and no ReplicaSet a mark that means nothing any more.
+    fn forget_fences(&mut self) {
+        let obs = self.obs;
+        let stable = self.status.stable_revision.clone().unwrap_or_default();
+        for rs in obs.revisions() {
+            let outdated =
+                rs.hash != stable && (rs.meta.annotations.contains_key(keys::STABLE) || rs.meta.annotations.contains_key(keys::REJECTED));
+            if rs.meta.annotations.contains_key(keys::EPOCH) || outdated {
+                let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta);
+                if rs.hash != stable {
+                    patch = patch.unannotate(keys::STABLE).unannotate(keys::REJECTED);
+                }
+                self.act(patch.unfenced(format!("take the marks of the rollout off ReplicaSet {}", rs.meta.name)));
+            }
+        }
+        let mut old: Vec<&ReplicaSetView> =
+            obs.revisions().filter(|rs| rs.hash != stable && rs.replicas == 0 && rs.status_replicas == 0).collect();
+        old.sort_by(|a, b| (a.created_at, &a.meta.name).cmp(&(b.created_at, &b.meta.name)));
+        let surplus = old.len().saturating_sub(self.spec.history_limit);
+        for rs in old.into_iter().take(surplus).filter(|rs| !rs.meta.deleting && !rs.meta.annotations.contains_key(keys::EPOCH)) {
+            self.act(patch::delete(
+                Kind::ReplicaSet,
+                &rs.meta,
+                format!("remove ReplicaSet {}: the history limit is {}", rs.meta.name, self.spec.history_limit),
+            ));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What to do: one pure function of what is observed and the time.
+
+use jiff::Timestamp;
+
+use super::{
+    analysis::Defaults,
+    draft::{Draft, Flow, Pending, Waiting, wait},
+    observed::Observed,
+    patch::{self, Action, Guarded, Kind},
+    report, revision,
+    revision::Resolved,
+    spec::{self, Invalid, Spec, invalid},
+    verdict,
+};
+use crate::api::{
+    RolloutStatus, keys,
+    status::{CanaryState, Rejected},
+};
+
+/// What to do now: the actions one after the other, stopping at the first that fails; then the status, if it has changed; then look
+/// again at `wake_at`, or when anything that was observed changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub actions: Vec<Action>,
+    pub status: RolloutStatus,
+    pub wake_at: Option<Timestamp>,
+    pub events: Vec<report::Event>,
+}
+
+/// What the installation brings.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Where metrics without an address are asked.
+    pub prometheus_address: Option<String>,
+}
+
+/// Deterministic and total: it takes the time, returns data, never fails.
+pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
+    let now = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
+    let spec = spec::parse(&obs.rollout.spec);
+    let checked = spec.as_ref().map_err(Clone::clone).and_then(|spec| {
+        spec::check(obs, spec)?;
+        let defaults = Defaults { prometheus_address: settings.prometheus_address.is_some() };
+        verdict::check(spec, &defaults)
+    });
+    let remains = Spec::remains(&obs.rollout.spec);
+    let mut draft = Draft::new(obs, spec.as_ref().unwrap_or(&remains), now);
+    let outcome = match checked {
+        Err(invalid) if !obs.rollout.meta.deleting => Outcome::Invalid(invalid),
+        _ => draft.go(),
+    };
+    report::write(&mut draft, &outcome);
+    let events = report::events(&obs.rollout.status, &draft.status, obs, now);
+    Plan { actions: draft.actions, status: draft.status, wake_at: draft.wake_at, events }
+}
+
+/// How far the line was walked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// At rest: the present template serves.
+    Healthy,
+    /// At rest after an abort.
+    Aborted,
+    Waiting(Pending),
+    Invalid(Invalid),
+    /// Deleted, and everything given back.
+    Gone,
+}
+
+impl<'a> Draft<'a> {
+    fn new(obs: &'a Observed, spec: &'a Spec, now: Timestamp) -> Self {
+        Self {
+            obs,
+            spec,
+            now,
+            status: obs.rollout.status.clone(),
+            actions: vec![],
+            wake_at: None,
+            canary_service: spec.traffic.canary_service(),
+            replicas: obs.rollout.spec.replicas.unwrap_or(1),
+        }
+    }
+
+    fn go(&mut self) -> Outcome {
+        if self.obs.rollout.meta.deleting {
+            return match self.leave() {
+                Ok(()) => Outcome::Gone,
+                Err(pending) => Outcome::Waiting(pending),
+            };
+        }
+        match self.walk() {
+            Ok(outcome) => outcome,
+            Err(pending) => match pending.message.strip_prefix(REFUSED) {
+                Some(why) => Outcome::Invalid(invalid("spec.template", format!("the API server refuses it: {why}"))),
+                None => Outcome::Waiting(pending),
+            },
+        }
+    }
+
+    fn walk(&mut self) -> Flow<Outcome> {
+        self.ensure_ours()?;
+        self.take_over()?;
+        let canary = self.present_revision()?;
+        let stable = revision::stable(self.obs);
+        self.believe_marks(&canary);
+        self.status.canary_revision = Some(canary.clone());
+        let before = self.status.last_action.clone();
+        self.obey(stable.as_deref(), Some(&canary));
+        if self.status.last_action != before {
+            return wait(Waiting::Settling, "does what was asked");
+        }
+        let Some(stable) = stable else { return self.first_deployment(&canary) };
+        self.status.stable_revision = Some(stable.clone());
+        if stable != canary && self.is_coming_home(&stable) {
+            // A promotion that is written is carried through before anything else begins.
+            self.bring_traffic_home(&stable)?;
+        }
+        if stable == canary {
+            self.rest(&stable)?;
+            self.ensure_stable_available(&stable)?;
+            return Ok(Outcome::Healthy);
+        }
+        if self.is_rejected(&canary) {
+            self.stay_aborted(&stable, &canary)?;
+            return Ok(Outcome::Aborted);
+        }
+        self.roll(&stable, &canary)?;
+        wait(Waiting::Settling, "rolls out")
+    }
+
+    /// Our finalizer and the anchor, before anything that must be given back.
+    fn ensure_ours(&mut self) -> Flow {
+        let rollout = &self.obs.rollout;
+        if !rollout.finalizers.iter().any(|f| f == keys::FINALIZER) {
+            let mut finalizers = rollout.finalizers.clone();
+            finalizers.push(keys::FINALIZER.to_owned());
+            let patch = Guarded::new(Kind::Rollout, &rollout.meta).unchanged().add("/metadata/finalizers", finalizers);
+            self.act(patch.unfenced("add our finalizer"));
+        }
+        if self.obs.anchor.is_none() {
+            self.act(patch::create(Kind::ControllerRevision, revision::anchor(self.obs), format!("make the anchor {}", rollout.meta.name)));
+            return wait(Waiting::Progress, "begins to look after this Rollout");
+        }
+        Ok(())
+    }
+
+    fn present_revision(&self) -> Flow<String> {
+        match revision::resolve(self.obs) {
+            Resolved::Revision(hash) => Ok(hash),
+            Resolved::Missing => wait(Waiting::Progress, "waits for the pod template"),
+            Resolved::Ask => wait(Waiting::Progress, "asks the API server about the new template"),
+            Resolved::Refused(why) => wait(Waiting::Progress, format!("{REFUSED}{why}")),
+        }
+    }
+
+    /// Status can be lost; the rejection of the present template is also on its ReplicaSet and on the routes.
+    fn believe_marks(&mut self, canary: &str) {
+        if self.is_rejected(canary) || self.status.stable_revision.as_deref() == Some(canary) {
+            return;
+        }
+        let on_set = self.obs.replica_set(canary).and_then(|rs| rs.meta.annotations.get(keys::REJECTED)).cloned();
+        let on_route = self.routes().iter().filter_map(|r| r.record()).any(|r| r.rejected.as_deref() == Some(canary));
+        if let Some(reason) = on_set.or_else(|| on_route.then(|| "taken back, as the route records".to_owned())) {
+            self.status.rejected = vec![Rejected { revision: canary.to_owned(), reason, at: self.time() }];
+        }
+    }
+
+    /// Promoted, but `service` still selects the version before.
+    fn is_coming_home(&self, stable: &str) -> bool {
+        let pinned = self.obs.service.as_ref().and_then(|s| s.pinned());
+        let canary = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
+        let live = self.live_weight() > spec::Weight::ZERO;
+        pinned.is_some_and(|hash| hash != stable) || (canary == Some(stable) && live)
+    }
+
+    /// The first template ever goes to full scale without steps: there is nothing to compare it with, and nothing to lose.
+    fn first_deployment(&mut self, canary: &str) -> Flow<Outcome> {
+        let obs = self.obs;
+        let Some(anchor) = &obs.anchor else { return wait(Waiting::Progress, "begins") };
+        let name = revision::set_name(obs, canary);
+        if obs.replica_set(canary).is_none() {
+            if let Some(body) = revision::replica_set(obs, anchor, canary, self.replicas, self.spec.min_ready_seconds) {
+                self.act(patch::create(Kind::ReplicaSet, body, format!("make ReplicaSet {name} with {} replicas", self.replicas)));
+            }
+            return wait(Waiting::Progress, "starts the first version");
+        }
+        self.mark_stable(canary)?;
+        self.status.stable_revision = Some(canary.to_owned());
+        self.wake(self.now);
+        wait(Waiting::Progress, "starts the first version")
+    }
+
+    fn ensure_stable_available(&mut self, stable: &str) -> Flow {
+        let available = self.obs.replica_set(stable).map_or(0, |rs| rs.available);
+        if available < self.replicas {
+            return wait(
+                Waiting::Progress,
+                format!("waits for the pods of the stable revision: {available} of {} available", self.replicas),
+            );
+        }
+        Ok(())
+    }
+
+    /// The Rollout is deleted: everything goes back to how it was, then our finalizer goes.
+    fn leave(&mut self) -> Flow {
+        let rollout = &self.obs.rollout;
+        if !rollout.finalizers.iter().any(|f| f == keys::FINALIZER) {
+            return Ok(());
+        }
+        let stable = revision::stable(self.obs);
+        if let Some(stable) = &stable {
+            if self.status.canary.is_none() && !self.traffic_is_at_rest() {
+                self.status.canary = Some(CanaryState::new(stable, self.time(), self.replicas));
+            }
+            self.rest(stable)?;
+        }
+        let workload = self.obs.rollout.spec.workload_ref.is_some();
+        if workload {
+            self.give_back(stable.as_deref())?;
+        }
+        if !self.actions.is_empty() {
+            return wait(Waiting::Progress, "gives everything back");
+        }
+        if let Some(anchor) = self.obs.anchor.as_ref().filter(|a| !a.deleting) {
+            self.act(patch::delete(Kind::ControllerRevision, anchor, format!("remove the anchor {}", anchor.name)));
+        }
+        let finalizers: Vec<&String> = rollout.finalizers.iter().filter(|f| *f != keys::FINALIZER).collect();
+        let patch = Guarded::new(Kind::Rollout, &rollout.meta).unchanged().add("/metadata/finalizers", serde_json::json!(finalizers));
+        self.act(patch.unfenced("take our finalizer off"));
+        Ok(())
+    }
+}
+
+/// How a refused template is passed up the line.
+const REFUSED: &str = "refused: ";

@@ -1,0 +1,345 @@
+//! The canary: from the first write of a rollout to its promotion.
+
+use jiff::SignedDuration;
+
+use super::{
+    draft::{Draft, Flow, Stage, Waiting, wait},
+    observed::ReplicaSetView,
+    patch::{self, Guarded, Kind},
+    revision,
+    spec::{StepKind, Weight},
+};
+use crate::api::{
+    keys,
+    status::{CanaryState, CurrentStep, Hold, HoldReason, RolloutOutcome, Shortfall},
+};
+
+/// A canary that has had enough ready pods for so long has recovered.
+const RECOVERED_AFTER: SignedDuration = SignedDuration::from_secs(60);
+
+impl Draft<'_> {
+    /// One look at a rollout of `canary` over `stable`.
+    pub fn roll(&mut self, stable: &str, canary: &str) -> Flow {
+        self.begin(stable, canary);
+        if let Some(reason) = self.reason_to_abort(canary) {
+            return self.abort(stable, canary, &reason);
+        }
+        self.clear_rejections(canary);
+        self.end_runs(false);
+        self.hold_if_inconclusive();
+        self.keep_stable(stable);
+        self.clear_way(stable, canary)?;
+        self.ensure_named(canary)?;
+        self.ensure_pinned(stable, canary)?;
+        self.ensure_canary_service(stable, canary)?;
+        self.ensure_entered(canary)?;
+        let index = self.index();
+        self.ensure_weight(canary, index)?;
+        self.ensure_background(index)?;
+        self.ensure_step(index)?;
+        self.ensure_not_held()?;
+        self.advance(stable, canary, index)
+    }
+
+    /// A template that is not the one in progress begins a rollout of its own.
+    fn begin(&mut self, stable: &str, canary: &str) {
+        if self.status.canary.as_ref().is_some_and(|c| c.revision == canary) {
+            return;
+        }
+        let superseded = self.status.canary.as_ref().is_some_and(|c| c.revision != stable && !self.is_rejected(&c.revision));
+        if superseded {
+            self.remember(RolloutOutcome::Superseded, format!("revision {canary} came before it had ended"));
+        }
+        self.status.rejected.clear();
+        self.status.hold = None;
+        self.status.transition = None;
+        self.status.canary = Some(CanaryState::new(canary, self.time(), self.replicas));
+        self.status.current_step = Some(CurrentStep { index: 0, started_at: self.time() });
+    }
+
+    pub fn is_rejected(&self, revision: &str) -> bool {
+        self.status.rejected.iter().any(|r| r.revision == revision)
+    }
+
+    /// Index of the present step; the number of steps once all are done.
+    fn index(&self) -> usize {
+        let all = self.spec.steps.len();
+        if self.promote_full() {
+            return all;
+        }
+        self.status.current_step.as_ref().map_or(0, |s| usize::try_from(s.index).unwrap_or(0)).min(all)
+    }
+
+    /// Stable keeps enough pods to take everything back.
+    fn keep_stable(&mut self, stable: &str) {
+        let began_with = self.status.canary.as_ref().map_or(0, |c| c.stable_replicas);
+        self.scale(stable, self.replicas.max(began_with));
+    }
+
+    pub fn scale(&mut self, hash: &str, replicas: i32) {
+        let obs = self.obs;
+        if let Some(rs) = obs.replica_set(hash).filter(|rs| rs.replicas != replicas) {
+            let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).replace("/spec/replicas", replicas);
+            self.act(patch.fenced(format!("scale ReplicaSet {} from {} to {replicas}", rs.meta.name, rs.replicas), obs.epoch));
+        }
+    }
+
+    /// What an earlier canary left behind: its traffic goes to stable, drains, and its pods stop, before the new one begins.
+    fn clear_way(&mut self, stable: &str, canary: &str) -> Flow {
+        let obs = self.obs;
+        let selected = obs.canary_service.as_ref().and_then(|s| s.pinned());
+        if selected.is_some_and(|hash| hash != stable && hash != canary) {
+            self.status.weights_wanted(Weight::ZERO);
+            self.bring_traffic_home(stable)?;
+        }
+        let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| rs.hash != stable && rs.hash != canary && rs.replicas > 0).collect();
+        for rs in others {
+            self.scale(&rs.hash, 0);
+        }
+        Ok(())
+    }
+
+    /// What the spec names is there. It may come later: Git tools apply in any order.
+    fn ensure_named(&mut self, canary: &str) -> Flow {
+        let missing = match &self.obs.service {
+            None => Err(format!("waits for Service {}: it does not exist yet", self.spec.traffic.service)),
+            Some(_) => self.routes_named(),
+        };
+        if let Err(message) = missing {
+            self.settle(canary, Stage::Pinned, Err(message.clone()), 0)?;
+            return wait(Waiting::Progress, message);
+        }
+        Ok(())
+    }
+
+    fn routes_named(&self) -> Result<(), String> {
+        for reference in &self.spec.traffic.routes {
+            let Some(view) = self.obs.routes.iter().find(|r| r.kind == reference.kind && r.meta.name == reference.name) else {
+                return Err(format!("waits for HTTPRoute {}: it does not exist yet", reference.name));
+            };
+            if let Some(rule) = super::route::missing_rules(reference, view).first() {
+                return Err(format!("waits for rule {rule} in HTTPRoute {}", reference.name));
+            }
+        }
+        for route in self.routes() {
+            let wanted = self.spec.traffic.routes.iter().any(|r| r.name == route.view.meta.name);
+            if wanted && !route.is_relevant() {
+                let (name, service) = (&route.view.meta.name, route.pair.service);
+                return Err(format!("waits for a rule of HTTPRoute {name} that points at Service {service}: none does"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The canary's backend is in every rule, at weight 0 when it enters.
+    fn ensure_entered(&mut self, canary: &str) -> Flow {
+        let denominator = self.spec.denominator();
+        if !self.routes().iter().all(|r| r.has_entered(denominator)) {
+            // Put back by somebody in the middle of a rollout: what it had comes back at once, if its pods are still what is selected.
+            let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(canary);
+            let weight = self.wanted_weight().filter(|_| selected && self.may_carry_weight(canary)).unwrap_or_default();
+            self.set_weight(weight);
+            return self.settle(canary, Stage::Entered, Err("puts the canary's backend into the routes".into()), 0);
+        }
+        let observed = self.routes().iter().try_for_each(|r| r.accepted()).map_err(|why| format!("waits for the gateway: {why}"));
+        self.settle(canary, Stage::Entered, observed, self.spec.traffic.step_grace_seconds)
+    }
+
+    /// The weight that status says the canary had.
+    fn wanted_weight(&self) -> Option<Weight> {
+        let weights = self.obs.rollout.status.weights.as_ref()?;
+        Weight::from_percent(weights.canary)
+    }
+
+    fn may_carry_weight(&self, canary: &str) -> bool {
+        self.obs.ready_pods(canary).next().is_some()
+    }
+
+    /// The present step's weight is applied and observed. More traffic only for a canary that has the ready pods for it, and whose
+    /// verdicts so far are closed.
+    fn ensure_weight(&mut self, canary: &str, index: usize) -> Flow {
+        let (weight, set_by) = self.spec.weight_at(index);
+        let live = self.live_weight();
+        let base = self.replicas.max(1);
+        let needed = weight.pods(base).max(1);
+        let kept = needed.max(live.pods(base));
+        self.ensure_canary_set(canary, kept)?;
+        let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(canary);
+        let ready = self.obs.ready_pods(canary).count();
+        if selected && ready == 0 && live > Weight::ZERO {
+            // A Service without endpoints answers with errors.
+            self.set_weight(Weight::ZERO);
+            self.status.weights_wanted(Weight::ZERO);
+        }
+        let enough = self.ensure_ready(canary, needed, !selected, set_by);
+        self.note_shortfall(enough.is_err() && selected);
+        enough?;
+        self.ensure_selected(canary, usize::try_from(needed).unwrap_or(1))?;
+        if weight > live && live > Weight::ZERO {
+            self.ensure_not_held()?;
+            self.ensure_evidence()?;
+        }
+        if weight > live && live == Weight::ZERO {
+            self.ensure_not_held()?;
+        }
+        self.status.weights_wanted(weight);
+        if self.set_weight(weight)
+            && let Some(state) = &mut self.status.canary
+        {
+            state.weight_observed_at = None;
+        }
+        let observed = self.weight_observed(weight);
+        self.settle(canary, Stage::Weight(set_by), observed, self.spec.traffic.step_grace_seconds)?;
+        self.weight_observed(weight).or_else(|why| wait(Waiting::Progress, why))?;
+        self.status.weights_observed(weight);
+        let now = self.time();
+        if let Some(state) = self.status.canary.as_mut().filter(|s| weight > Weight::ZERO && s.weight_observed_at.is_none()) {
+            state.weight_observed_at = Some(now);
+        }
+        Ok(())
+    }
+
+    /// The canary's ReplicaSet exists and has this many replicas.
+    fn ensure_canary_set(&mut self, canary: &str, replicas: i32) -> Flow {
+        let obs = self.obs;
+        let Some(rs) = obs.replica_set(canary) else {
+            if let Some(anchor) = &obs.anchor
+                && let Some(body) = revision::replica_set(obs, anchor, canary, replicas, self.spec.min_ready_seconds)
+            {
+                let name = revision::set_name(obs, canary);
+                self.act(patch::create(Kind::ReplicaSet, body, format!("make ReplicaSet {name} with {replicas} replicas")));
+            }
+            return self.settle(canary, Stage::CanaryReady, Err("starts the canary's pods".into()), 0);
+        };
+        if rs.replicas != replicas {
+            self.scale(canary, replicas);
+        }
+        Ok(())
+    }
+
+    fn ensure_ready(&mut self, canary: &str, needed: i32, first: bool, set_by: usize) -> Flow {
+        let available = self.obs.replica_set(canary).map_or(0, |rs| rs.available);
+        let ready = i32::try_from(self.obs.ready_pods(canary).count()).unwrap_or(i32::MAX).min(available);
+        let stage = if first { Stage::CanaryReady } else { Stage::Capacity(set_by) };
+        let observed = match ready >= needed {
+            true => Ok(()),
+            false => Err(format!("waits for the canary's pods: {ready} of {needed} ready{}", self.pod_problem(canary))),
+        };
+        self.settle(canary, stage, observed.clone(), 0)?;
+        observed.or_else(|message| wait(Waiting::Progress, message))
+    }
+
+    fn pod_problem(&self, hash: &str) -> String {
+        let problem = self.obs.pods.iter().filter(|p| p.hash == hash).find_map(|p| p.problem.as_ref().map(|why| (p, why)));
+        problem.map(|(pod, why)| format!(" ({}: {why})", pod.name)).unwrap_or_default()
+    }
+
+    /// Remembers since when the canary has been short of pods, over short recoveries: a pod that crashes again and again is not
+    /// making progress.
+    fn note_shortfall(&mut self, short: bool) {
+        let (now, time) = (self.now, self.time());
+        let Some(state) = &mut self.status.canary else { return };
+        state.shortfall = match (state.shortfall.take(), short) {
+            (None, false) => None,
+            (None, true) => Some(Shortfall { since: time, recovered_at: None }),
+            (Some(s), true) => match s.recovered_at.as_ref().is_some_and(|at| now.duration_since(at.0) >= RECOVERED_AFTER) {
+                true => Some(Shortfall { since: time, recovered_at: None }),
+                false => Some(Shortfall { since: s.since, recovered_at: None }),
+            },
+            (Some(s), false) => match &s.recovered_at {
+                None => Some(Shortfall { since: s.since, recovered_at: Some(time) }),
+                Some(at) if now.duration_since(at.0) >= RECOVERED_AFTER => None,
+                Some(_) => Some(s),
+            },
+        };
+    }
+
+    /// The step itself is done.
+    fn ensure_step(&mut self, index: usize) -> Flow {
+        match self.spec.steps.get(index).cloned() {
+            None | Some(StepKind::SetWeight(_)) => Ok(()),
+            Some(StepKind::Pause(None)) => wait(Waiting::Person, "paused: waits until someone promotes it (`kubectl sluice promote`)"),
+            Some(StepKind::Pause(Some(duration))) => {
+                let started = self.status.current_step.as_ref().map_or(self.now, |s| s.started_at.0);
+                let end = started + duration;
+                if self.now >= end {
+                    return Ok(());
+                }
+                self.wake(end);
+                wait(Waiting::Pause, format!("paused: goes on at {}", end.strftime("%H:%M:%S UTC")))
+            }
+            Some(StepKind::Analysis(analysis)) => self.ensure_analysed(index, &analysis),
+        }
+    }
+
+    fn hold_if_inconclusive(&mut self) {
+        if self.status.hold.is_some() {
+            return;
+        }
+        if let Some(message) = self.analysis_inconclusive() {
+            self.status.hold = Some(Hold { reason: HoldReason::InconclusiveAnalysis, since: self.time(), message });
+        }
+    }
+
+    fn ensure_not_held(&self) -> Flow {
+        if self.spec.paused {
+            return wait(Waiting::Person, "held by spec.paused: waits until it is false");
+        }
+        match &self.status.hold {
+            None => Ok(()),
+            Some(hold) => {
+                wait(Waiting::Person, format!("{}: waits until someone resumes it (`kubectl sluice resume`) or aborts it", hold.message))
+            }
+        }
+    }
+
+    /// On to the next step; after the last, the promotion: one status write, after which the canary is stable.
+    fn advance(&mut self, stable: &str, canary: &str, index: usize) -> Flow {
+        if index < self.spec.steps.len() {
+            let next = i32::try_from(index + 1).unwrap_or(i32::MAX);
+            self.status.current_step = Some(CurrentStep { index: next, started_at: self.time() });
+            self.wake(self.now);
+            return wait(Waiting::Settling, format!("goes on to step {} of {}", next + 1, self.spec.steps.len() + 1));
+        }
+        self.ensure_closed()?;
+        self.mark_stable(canary)?;
+        self.remember(RolloutOutcome::Promoted, format!("took the place of revision {stable}"));
+        self.status.stable_revision = Some(canary.to_owned());
+        self.status.current_step = None;
+        self.status.transition = None;
+        self.status.hold = None;
+        self.wake(self.now);
+        wait(Waiting::Settling, "promoted: brings the traffic back to the Service")
+    }
+
+    /// What is stable is written on the ReplicaSet before status says it: status can be lost.
+    pub fn mark_stable(&mut self, hash: &str) -> Flow {
+        let obs = self.obs;
+        let Some(rs) = obs.replica_set(hash) else { return Ok(()) };
+        let number = revision::next_stable_number(obs);
+        if revision::stable_number(rs).is_some_and(|mine| mine + 1 == number) {
+            return Ok(());
+        }
+        let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::STABLE, number.to_string());
+        self.act(patch.fenced(format!("mark ReplicaSet {} as stable", rs.meta.name), obs.epoch));
+        wait(Waiting::Progress, "writes down that the new version is stable")
+    }
+
+    fn reason_to_abort(&mut self, canary: &str) -> Option<String> {
+        if self.status.canary.as_ref().is_none_or(|c| c.revision != canary) {
+            return None;
+        }
+        if let Some(failure) = self.analysis_failure() {
+            return Some(failure);
+        }
+        let limit = self.spec.progress_deadline;
+        let short = self.status.canary.as_ref().and_then(|c| c.shortfall.as_ref()).filter(|s| s.recovered_at.is_none());
+        let since = short.map(|s| s.since.0).or_else(|| self.waiting_since())?;
+        if self.now >= since + limit {
+            let waited_for = self.obs.rollout.status.message.clone();
+            return Some(format!("no progress for {} s (progressDeadlineSeconds): {waited_for}", limit.as_secs()));
+        }
+        self.wake(since + limit);
+        None
+    }
+}

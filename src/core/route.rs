@@ -1,0 +1,411 @@
+//! Weights in routes. A rule's backends are never written back as a whole while a rollout runs: only the weights that are ours, and
+//! the canary backend. What the rule was in Git is kept in a record on the route, and put back at rest.
+//!
+//! A rule that also has other backends keeps their shares exactly: all its weights are multiplied by one factor, and what belongs to
+//! our two Services by Git's weights is the part that is split.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    observed::{Meta, RouteView, RuleView},
+    patch::{Action, Guarded, Kind},
+    spec::{Invalid, Weight, invalid},
+};
+use crate::api::{keys, rollout::RouteRef};
+
+/// The Gateway API's limits.
+const MAX_WEIGHT: u64 = 1_000_000;
+const MAX_BACKENDS: usize = 16;
+
+/// What a Rollout keeps on a route: `routes.sluice.dev/<rollout>`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    pub service: String,
+    pub canary_service: String,
+    pub rules: Vec<RuleRecord>,
+    /// The revision that was taken back by the write that wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
+    /// We set Flux's mark (it was not there before).
+    #[serde(default)]
+    pub flux: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleRecord {
+    /// Index of the rule.
+    pub at: usize,
+    /// Its backends as their author wrote them.
+    pub git: Vec<Value>,
+    /// What the weights of all backends are multiplied by.
+    pub factor: u64,
+    /// The weights of our own backends as we wrote them last, in the order in which they stand.
+    pub wrote: Vec<u64>,
+}
+
+/// The two Services of a Rollout.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<'a> {
+    pub service: &'a str,
+    pub canary: &'a str,
+}
+
+impl Pair<'_> {
+    fn has(&self, backend: &Value, namespace: &str) -> bool {
+        names(backend, namespace, self.service) || names(backend, namespace, self.canary)
+    }
+}
+
+/// A route together with whose it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Route<'a> {
+    pub view: &'a RouteView,
+    pub rollout: &'a str,
+    pub namespace: &'a str,
+    pub pair: Pair<'a>,
+    pub rule_names: &'a [String],
+}
+
+fn weight(backend: &Value) -> u64 {
+    backend.get("weight").and_then(Value::as_u64).unwrap_or(1)
+}
+
+/// Whether a backend is the Service `name` of the route's own namespace.
+fn names(backend: &Value, namespace: &str, name: &str) -> bool {
+    let text = |key: &str| backend.get(key).and_then(Value::as_str);
+    text("name") == Some(name)
+        && text("kind").unwrap_or("Service") == "Service"
+        && text("group").unwrap_or("").is_empty()
+        && text("namespace").is_none_or(|ns| ns == namespace)
+}
+
+/// Everything about a backend but its weight.
+fn identity(backend: &Value) -> Value {
+    let mut identity = backend.clone();
+    if let Some(map) = identity.as_object_mut() {
+        map.remove("weight");
+    }
+    identity
+}
+
+pub fn record_key(rollout: &str) -> String {
+    format!("{}{rollout}", keys::ROUTE_RECORD_PREFIX)
+}
+
+/// One rule that is split, as it stands and as Git has it.
+#[derive(Clone, Debug)]
+struct Rule<'a> {
+    at: usize,
+    live: &'a [Value],
+    git: Vec<Value>,
+    factor: u64,
+    /// Live is what Git has (we have not written it yet, or somebody has put it back).
+    as_in_git: bool,
+}
+
+impl<'a> Route<'a> {
+    fn records(&self) -> impl Iterator<Item = (&'a str, Record)> + 'a {
+        let annotations: &'a Meta = &self.view.meta;
+        annotations.annotations.iter().filter_map(|(key, value)| {
+            let rollout = key.strip_prefix(keys::ROUTE_RECORD_PREFIX)?;
+            Some((rollout, serde_json::from_str(value).ok()?))
+        })
+    }
+
+    pub fn record(&self) -> Option<Record> {
+        self.records().find(|(rollout, _)| *rollout == self.rollout).map(|(_, record)| record)
+    }
+
+    fn others(&self) -> Vec<Record> {
+        self.records().filter(|(rollout, _)| *rollout != self.rollout).map(|(_, record)| record).collect()
+    }
+
+    fn is_ours(&self, backend: &Value) -> bool {
+        self.pair.has(backend, self.namespace)
+    }
+
+    fn is_service(&self, backend: &Value) -> bool {
+        names(backend, self.namespace, self.pair.service)
+    }
+
+    /// Managed by us or by another Rollout that is at work in this route.
+    fn is_managed(&self, backend: &Value, others: &[Record]) -> bool {
+        let theirs = |r: &Record| Pair { service: &r.service, canary: &r.canary_service }.has(backend, self.namespace);
+        self.is_ours(backend) || others.iter().any(theirs)
+    }
+
+    /// The rules that are split.
+    fn rules(&self, denominator: u64) -> Vec<Rule<'a>> {
+        let record = self.record();
+        let others = self.others();
+        let chosen = |rule: &RuleView| self.rule_names.is_empty() || rule.name.as_ref().is_some_and(|name| self.rule_names.contains(name));
+        let points_at_us = |rule: &RuleView| rule.refs.iter().any(|backend| self.is_service(backend));
+        let mut rules = vec![];
+        for (at, rule) in self.view.rules.iter().enumerate().filter(|(_, rule)| chosen(rule) && points_at_us(rule)) {
+            rules.push(self.rule(at, rule, record.as_ref(), &others, denominator));
+        }
+        rules
+    }
+
+    fn rule(&self, at: usize, rule: &'a RuleView, record: Option<&Record>, others: &[Record], denominator: u64) -> Rule<'a> {
+        let live = rule.refs.as_slice();
+        // The record of this rule; by its place, or where rules were moved, by what it says.
+        let mut entries: Vec<&RuleRecord> = record.map(|r| r.rules.iter().collect()).unwrap_or_default();
+        entries.sort_by_key(|entry| entry.at != at);
+        for entry in &entries {
+            if self.is_what_we_wrote(live, entry, others) {
+                return Rule { at, live, git: entry.git.clone(), factor: entry.factor, as_in_git: false };
+            }
+        }
+        let theirs = others.iter().flat_map(|r| &r.rules).find(|entry| entry.at == at);
+        if let Some(entry) = theirs.filter(|_| entries.is_empty()) {
+            return Rule { at, live, git: entry.git.clone(), factor: entry.factor, as_in_git: false };
+        }
+        if let Some(entry) = entries.iter().find(|entry| entry.git == live) {
+            return Rule { at, live, git: entry.git.clone(), factor: entry.factor, as_in_git: true };
+        }
+        // Neither: its author wrote it anew. Our own backend in it is what we added, unless Git had it.
+        let had_canary = entries.first().is_none_or(|entry| entry.git.iter().any(|b| names(b, self.namespace, self.pair.canary)));
+        let git: Vec<Value> = live.iter().filter(|b| had_canary || !names(b, self.namespace, self.pair.canary)).cloned().collect();
+        let factor = theirs.map_or_else(|| factor_for(&git, denominator), |entry| entry.factor);
+        Rule { at, live, git, factor, as_in_git: true }
+    }
+
+    /// Live has Git's backends in Git's order, with their weights multiplied, ours as we wrote them, and canaries after them.
+    fn is_what_we_wrote(&self, live: &[Value], entry: &RuleRecord, others: &[Record]) -> bool {
+        if live.len() < entry.git.len() {
+            return false;
+        }
+        let (kept, added) = live.split_at(entry.git.len());
+        let ours: Vec<u64> = live.iter().filter(|b| self.is_ours(b)).map(weight).collect();
+        let same = |(live, git): (&Value, &Value)| {
+            identity(live) == identity(git) && (self.is_managed(git, others) || weight(live) == weight(git) * entry.factor)
+        };
+        ours == entry.wrote && kept.iter().zip(&entry.git).all(same) && added.iter().all(|b| self.is_managed(b, others))
+    }
+
+    /// Whether the spec can be carried out on this route.
+    pub fn check(&self) -> Result<(), Invalid> {
+        for rule in self.rules(1000) {
+            let added = self.split(&rule, Weight::ZERO).iter().filter(|b| b.live.is_none()).count();
+            if rule.live.len() + added > MAX_BACKENDS {
+                return Err(invalid(
+                    "spec.traffic.routes",
+                    format!(
+                        "rule {} of {} has {} backends; with the canary's it would have more than {MAX_BACKENDS}, the Gateway API's limit: split the rule",
+                        rule.at,
+                        self.view.meta.name,
+                        rule.live.len()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any rule points at the Service.
+    pub fn is_relevant(&self) -> bool {
+        !self.rules(1000).is_empty()
+    }
+
+    /// Our backends of a rule as they are to be at a weight of the canary.
+    fn split(&self, rule: &Rule<'a>, canary: Weight) -> Vec<Backend> {
+        let position = |list: &[Value], name: &str| -> Vec<usize> {
+            list.iter().enumerate().filter(|(_, b)| names(b, self.namespace, name)).map(|(i, _)| i).collect()
+        };
+        let (git_services, git_canaries) = (position(&rule.git, self.pair.service), position(&rule.git, self.pair.canary));
+        let (live_services, live_canaries) = (position(rule.live, self.pair.service), position(rule.live, self.pair.canary));
+        let mut backends = vec![];
+        for (nth, git_at) in git_services.iter().enumerate() {
+            let in_git = |list: &[usize]| list.get(nth).map_or(0, |i| weight(&rule.git[*i]));
+            let whole = (weight(&rule.git[*git_at]) + in_git(&git_canaries)) * rule.factor;
+            let part = canary.share(whole);
+            let mut added = rule.git[*git_at].clone();
+            added["name"] = json!(self.pair.canary);
+            backends.push(Backend { live: live_services.get(nth).copied(), weight: whole - part, value: rule.git[*git_at].clone() });
+            backends.push(Backend { live: live_canaries.get(nth).copied(), weight: part, value: added });
+        }
+        // A canary backend beyond those of `service` gets nothing while a rollout runs.
+        for at in live_canaries.iter().skip(git_services.len()) {
+            backends.push(Backend { live: Some(*at), weight: 0, value: rule.live[*at].clone() });
+        }
+        backends
+    }
+
+    /// Whether every rule has our backends with just this split.
+    pub fn has(&self, canary: Weight, denominator: u64) -> bool {
+        self.rules(denominator).iter().all(|rule| {
+            let placed = |b: &Backend| b.live.is_some_and(|at| weight(&rule.live[at]) == b.weight);
+            !rule.as_in_git && self.split(rule, canary).iter().all(placed)
+        })
+    }
+
+    /// Whether the canary backend is in every rule.
+    pub fn has_entered(&self, denominator: u64) -> bool {
+        self.rules(denominator).iter().all(|rule| !rule.as_in_git && self.split(rule, Weight::ZERO).iter().all(|b| b.live.is_some()))
+    }
+
+    /// The largest share that any rule gives the canary now.
+    pub fn canary_weight(&self) -> Weight {
+        let share = |rule: &RuleView| {
+            let sum = |name: &str| rule.refs.iter().filter(|b| names(b, self.namespace, name)).map(weight).sum::<u64>();
+            Weight::of(sum(self.pair.canary), sum(self.pair.canary) + sum(self.pair.service))
+        };
+        self.view.rules.iter().map(share).max().unwrap_or_default()
+    }
+
+    /// The patch that gives the canary this weight in every rule. `rejected` records an abort in the same write.
+    pub fn set(&self, canary: Weight, denominator: u64, rejected: Option<&str>, epoch: u64) -> Action {
+        let before = self.record();
+        let flux_set = self.view.meta.annotations.get(keys::FLUX_RECONCILE).map(String::as_str);
+        let others_flux = self.others().iter().any(|r| r.flux);
+        let mut record = Record {
+            service: self.pair.service.to_owned(),
+            canary_service: self.pair.canary.to_owned(),
+            rules: vec![],
+            rejected: rejected.map(str::to_owned),
+            flux: before.as_ref().map_or(flux_set != Some(keys::FLUX_DISABLED) || others_flux, |r| r.flux),
+        };
+        let others = self.others();
+        let mut patch = Guarded::new(Kind::HttpRoute, &self.view.meta);
+        for rule in self.rules(denominator) {
+            let path = format!("/spec/rules/{}/backendRefs", rule.at);
+            let backends = self.split(&rule, canary);
+            // An abort must not wait for anything but the backends being where they are.
+            patch = match rejected {
+                Some(_) => rule.live.iter().enumerate().fold(patch, |p, (i, b)| p.test(format!("{path}/{i}/name"), b["name"].clone())),
+                None => patch.test(path.clone(), rule.live.to_vec()),
+            };
+            if rule.as_in_git {
+                patch = self.multiply_others(patch, &rule, &others, &path);
+            }
+            let mut placed: Vec<(usize, u64)> = vec![];
+            let mut end = rule.live.len();
+            for backend in backends {
+                let at = match backend.live {
+                    Some(at) => {
+                        patch = patch.add(format!("{path}/{at}/weight"), backend.weight);
+                        at
+                    }
+                    None => {
+                        let mut value = backend.value;
+                        value["weight"] = json!(backend.weight);
+                        patch = patch.add(format!("{path}/-"), value);
+                        end += 1;
+                        end - 1
+                    }
+                };
+                placed.push((at, backend.weight));
+            }
+            placed.sort_unstable();
+            record.rules.push(RuleRecord {
+                at: rule.at,
+                git: rule.git,
+                factor: rule.factor,
+                wrote: placed.into_iter().map(|(_, w)| w).collect(),
+            });
+        }
+        if flux_set != Some(keys::FLUX_DISABLED) {
+            patch = patch.annotate(keys::FLUX_RECONCILE, keys::FLUX_DISABLED);
+        }
+        let text = serde_json::to_string(&record).unwrap_or_default();
+        let what = match rejected {
+            Some(revision) => format!("take all traffic of {} back to stable, and reject {revision}", self.view.meta.name),
+            None => format!("give the canary {canary} in {}", self.view.meta.name),
+        };
+        patch.annotate(&record_key(self.rollout), text).fenced(what, epoch)
+    }
+
+    fn multiply_others(&self, mut patch: Guarded<'a>, rule: &Rule<'a>, others: &[Record], path: &str) -> Guarded<'a> {
+        for (at, backend) in rule.live.iter().enumerate().filter(|(_, b)| !self.is_managed(b, others)) {
+            patch = patch.add(format!("{path}/{at}/weight"), weight(backend) * rule.factor);
+        }
+        patch
+    }
+
+    /// The patch that puts the route back as its author wrote it, and takes our marks away. Both Services select the same pods by
+    /// now, so any weights are right.
+    pub fn restore(&self, denominator: u64) -> Option<Action> {
+        let record = self.record()?;
+        let others = self.others();
+        let mut patch = Guarded::new(Kind::HttpRoute, &self.view.meta);
+        for rule in self.rules(denominator).into_iter().filter(|rule| !rule.as_in_git) {
+            let path = format!("/spec/rules/{}/backendRefs", rule.at);
+            patch = patch.test(path.clone(), rule.live.to_vec());
+            let shared = others.iter().any(|r| r.rules.iter().any(|entry| entry.at == rule.at));
+            let back = if shared { self.without_us(&rule) } else { rule.git };
+            patch = patch.replace(path, back);
+        }
+        patch = patch.unannotate(&record_key(self.rollout));
+        let what = format!("put {} back as it was", self.view.meta.name);
+        if others.is_empty() {
+            if record.flux {
+                patch = patch.unannotate(keys::FLUX_RECONCILE);
+            }
+            return Some(patch.unfenced(what));
+        }
+        Some(patch.kept_fenced(what))
+    }
+
+    /// The rule as it stands, with our part as in Git (times the factor that another Rollout still needs).
+    fn without_us(&self, rule: &Rule<'a>) -> Vec<Value> {
+        let in_git = |backend: &Value| rule.git.iter().find(|git| identity(git) == identity(backend));
+        let mut back = vec![];
+        for backend in rule.live {
+            match (self.is_ours(backend), in_git(backend)) {
+                (false, _) => back.push(backend.clone()),
+                (true, None) => {}
+                (true, Some(git)) => {
+                    let mut kept = backend.clone();
+                    kept["weight"] = json!(weight(git) * rule.factor);
+                    back.push(kept);
+                }
+            }
+        }
+        back
+    }
+
+    /// Every parent that reports has taken up the route as it stands. The error says who has not, or refuses it.
+    pub fn accepted(&self) -> Result<(), String> {
+        let generation = self.view.meta.generation;
+        for parent in &self.view.parents {
+            let Some(accepted) = &parent.accepted else { continue };
+            if accepted.observed_generation == 0 {
+                continue; // a parent that does not report generations: it gets the grace time
+            }
+            if accepted.observed_generation < generation {
+                return Err(format!("{} has not taken up the last change of {} yet", parent.name, self.view.meta.name));
+            }
+            if !accepted.status {
+                return Err(format!("{} does not accept {}: {}", parent.name, self.view.meta.name, accepted.message));
+            }
+            if let Some(resolved) = parent.resolved.as_ref().filter(|r| !r.status && r.observed_generation >= generation) {
+                return Err(format!("{} cannot resolve the backends of {}: {}", parent.name, self.view.meta.name, resolved.message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One of our backends in a rule: where it stands, and its weight to be.
+#[derive(Clone, Debug)]
+struct Backend {
+    live: Option<usize>,
+    weight: u64,
+    value: Value,
+}
+
+/// The factor for a rule: fine enough for every step, within the Gateway API's largest weight.
+fn factor_for(git: &[Value], denominator: u64) -> u64 {
+    let largest: u64 = git.iter().map(weight).sum::<u64>().max(1);
+    denominator.min(MAX_WEIGHT / largest).max(1)
+}
+
+/// The names of rules that a route reference restricts itself to, but the route has not.
+pub fn missing_rules(reference: &RouteRef, view: &RouteView) -> Vec<String> {
+    let has = |name: &String| view.rules.iter().any(|rule| rule.name.as_ref() == Some(name));
+    reference.rule_names.iter().filter(|name| !has(name)).cloned().collect()
+}

@@ -1,0 +1,225 @@
+//! The two Services: which pods each selects, and when that may change.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    draft::{Draft, Flow, Stage, Waiting, wait},
+    observed::{Meta, ServiceView},
+    patch::{self, Action, Guarded, Kind},
+    revision,
+    spec::Weight,
+};
+use crate::api::keys;
+
+/// What we keep on a Service of the user's while it is pinned.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ServiceRecord {
+    rollout: String,
+    /// We set Flux's mark (it was not there before).
+    flux: bool,
+}
+
+fn record(meta: &Meta) -> Option<ServiceRecord> {
+    serde_json::from_str(meta.annotations.get(keys::SERVICE_RECORD)?).ok()
+}
+
+fn selector_path() -> String {
+    format!("/spec/selector/{}", patch::escape(keys::POD_TEMPLATE_HASH))
+}
+
+impl Draft<'_> {
+    /// Pods of `hash` that must be behind a Service before it counts as observed.
+    fn ready_pods(&self, hash: &str) -> usize {
+        self.obs.ready_pods(hash).count()
+    }
+
+    /// A Service selects just the pods of one revision.
+    fn pin(&mut self, service: &ServiceView, hash: &str) {
+        if service.pinned() == Some(hash) {
+            return;
+        }
+        let selector = serde_json::to_value(&service.selector).unwrap_or_default();
+        let mut guarded = Guarded::new(Kind::Service, &service.meta).test("/spec/selector", selector).add(selector_path(), hash);
+        if !service.ours && record(&service.meta).is_none() {
+            let flux = service.meta.annotations.get(keys::FLUX_RECONCILE).map(String::as_str) != Some(keys::FLUX_DISABLED);
+            let text = json!(ServiceRecord { rollout: self.obs.rollout.meta.name.clone(), flux }).to_string();
+            guarded = guarded.annotate(keys::SERVICE_RECORD, text).annotate(keys::FLUX_RECONCILE, keys::FLUX_DISABLED);
+        }
+        self.act(guarded.fenced(format!("make Service {} select revision {hash}", service.meta.name), self.obs.epoch));
+    }
+
+    /// The user's Service as its author wrote it.
+    fn unpin(&mut self, service: &ServiceView) {
+        let Some(record) = record(&service.meta) else { return };
+        let mut guarded = Guarded::new(Kind::Service, &service.meta).unannotate(keys::SERVICE_RECORD);
+        if service.pinned().is_some() {
+            guarded = guarded.remove(selector_path());
+        }
+        if record.flux {
+            guarded = guarded.unannotate(keys::FLUX_RECONCILE);
+        }
+        self.act(guarded.unfenced(format!("put Service {} back as it was", service.meta.name)));
+    }
+
+    /// `service` selects stable's pods only. It is the first thing that a rollout does: pods of the canary have the labels that the
+    /// Service selects, too. Other pods behind it would lose their traffic, so they hold the beginning.
+    pub fn ensure_pinned(&mut self, stable: &str, canary: &str) -> Flow {
+        let obs = self.obs;
+        let Some(service) = &obs.service else { return Ok(()) };
+        if service.pinned() != Some(stable) {
+            if let Some(foreign) = service.ready_endpoints().find(|e| e.hash.as_deref() != Some(stable) && service.pinned().is_none()) {
+                let message = format!(
+                    "ForeignEndpoints: pod {} behind Service {} is not of the stable revision {stable}; waits until it is gone",
+                    foreign.pod, service.meta.name
+                );
+                return wait(Waiting::Progress, message);
+            }
+            self.pin(service, stable);
+            return self.settle(canary, Stage::Pinned, Err(format!("pins Service {} to stable", service.meta.name)), 0);
+        }
+        self.settle(canary, Stage::Pinned, Ok(()), self.spec.traffic.step_grace_seconds)
+    }
+
+    /// The canary Service is there; it selects stable's pods until the canary's are ready.
+    pub fn ensure_canary_service(&mut self, stable: &str, canary: &str) -> Flow {
+        let obs = self.obs;
+        let Some(service) = &obs.canary_service else {
+            if let (Some(anchor), Some(template)) = (&obs.anchor, &obs.service) {
+                self.act(make_canary_service(self, template, anchor, stable));
+            }
+            let message = format!("makes Service {}", self.canary_service);
+            return self.settle(canary, Stage::CanaryServiceMade, Err(message), 0);
+        };
+        match service.pinned() {
+            Some(hash) if hash == canary || hash == stable => {}
+            _ => {
+                self.pin(service, stable);
+                let message = format!("makes Service {} select the stable pods", service.meta.name);
+                return self.settle(canary, Stage::CanaryServiceMade, Err(message), 0);
+            }
+        }
+        let observed = match service.pinned() == Some(stable) && !service.serves_only(stable, self.ready_pods(stable).min(1)) {
+            true => Err(format!("waits for the endpoints of Service {}", service.meta.name)),
+            false => Ok(()),
+        };
+        self.settle(canary, Stage::CanaryServiceMade, observed, 0)
+    }
+
+    /// The canary Service selects the canary's ready pods. It changes only while every rule gives it nothing.
+    pub fn ensure_selected(&mut self, canary: &str, pods: usize) -> Flow {
+        let obs = self.obs;
+        let Some(service) = &obs.canary_service else { return Ok(()) };
+        if service.pinned() != Some(canary) {
+            self.weight_observed(Weight::ZERO).or_else(|why| wait(Waiting::Progress, why))?;
+            self.pin(service, canary);
+            let message = format!("makes Service {} select the canary's pods", service.meta.name);
+            return self.settle(canary, Stage::Selected, Err(message), 0);
+        }
+        let observed = match service.serves_only(canary, pods) {
+            true => Ok(()),
+            false => Err(format!("waits for the endpoints of Service {}", service.meta.name)),
+        };
+        self.settle(canary, Stage::Selected, observed, self.spec.traffic.step_grace_seconds)
+    }
+
+    /// After a promotion: `service` is pinned to the new version once it gets no traffic, observed and drained, and its endpoints
+    /// are the new pods.
+    pub fn ensure_repinned(&mut self, stable: &str) -> Flow {
+        let obs = self.obs;
+        let Some(service) = &obs.service else { return Ok(()) };
+        match service.pinned() {
+            Some(hash) if hash != stable => {
+                // All traffic is on the canary Service, whose pods are the new stable ones.
+                self.set_weight(Weight::FULL);
+                let observed = self.weight_observed(Weight::FULL);
+                self.settle(stable, Stage::ServiceDrained, observed, self.spec.traffic.drain_seconds)?;
+                self.weight_observed(Weight::FULL).or_else(|why| wait(Waiting::Progress, why))?;
+                self.pin(service, stable);
+                self.settle(stable, Stage::Repinned, Err(format!("makes Service {} select the new version", service.meta.name)), 0)
+            }
+            Some(_) if self.live_weight() == Weight::FULL => {
+                let observed = match service.serves_only(stable, self.ready_pods(stable).max(1)) {
+                    true => Ok(()),
+                    false => Err(format!("waits for the endpoints of Service {}", service.meta.name)),
+                };
+                self.settle(stable, Stage::Repinned, observed, self.spec.traffic.step_grace_seconds)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The canary Service selects stable's pods (or is not there).
+    pub fn ensure_canary_released(&mut self, stable: &str) -> Flow {
+        let obs = self.obs;
+        let Some(service) = obs.canary_service.as_ref().filter(|s| s.pinned().is_some_and(|hash| hash != stable)) else {
+            return Ok(());
+        };
+        self.weight_observed(Weight::ZERO).or_else(|why| wait(Waiting::Progress, why))?;
+        self.pin(service, stable);
+        self.settle(stable, Stage::CanaryReleased, Err(format!("makes Service {} select the stable pods", service.meta.name)), 0)
+    }
+
+    /// The Services as in Git: ours goes, the user's are unpinned.
+    pub fn restore_services(&mut self) {
+        let obs = self.obs;
+        match &obs.canary_service {
+            Some(service) if service.ours && !service.meta.deleting => {
+                self.act(patch::delete(Kind::Service, &service.meta, format!("remove Service {}", service.meta.name)));
+            }
+            Some(service) => self.unpin(service),
+            None => {}
+        }
+        if let Some(service) = &obs.service {
+            self.unpin(service);
+        }
+    }
+
+    /// Whether routes and Services are as their authors wrote them.
+    pub fn traffic_is_at_rest(&self) -> bool {
+        let marked = |s: &Option<ServiceView>| s.as_ref().is_some_and(|s| s.ours || s.meta.annotations.contains_key(keys::SERVICE_RECORD));
+        !marked(&self.obs.service) && !marked(&self.obs.canary_service) && self.routes().iter().all(|r| r.record().is_none())
+    }
+}
+
+/// A Service like the user's, of ClusterIP type.
+fn make_canary_service(draft: &Draft, like: &ServiceView, anchor: &Meta, stable: &str) -> Action {
+    let mut spec = serde_json::Map::new();
+    for key in ["sessionAffinity", "sessionAffinityConfig", "trafficDistribution", "internalTrafficPolicy", "ipFamilies", "ipFamilyPolicy"]
+    {
+        if let Some(value) = like.spec.get(key) {
+            spec.insert(key.to_owned(), value.clone());
+        }
+    }
+    let mut ports = like.spec.get("ports").cloned().unwrap_or_else(|| json!([]));
+    for port in ports.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        port.remove("nodePort");
+    }
+    let mut selector = serde_json::to_value(&like.selector).unwrap_or_default();
+    selector[keys::POD_TEMPLATE_HASH] = json!(stable);
+    spec.insert("ports".into(), ports);
+    spec.insert("selector".into(), selector);
+    spec.insert("type".into(), json!("ClusterIP"));
+    let name = draft.canary_service.clone();
+    let mut labels: serde_json::Map<String, Value> =
+        like.meta.labels.iter().filter(|(key, _)| !is_tools_mark(key)).map(|(k, v)| (k.clone(), json!(v))).collect();
+    labels.insert(keys::ROLLOUT.into(), json!(draft.obs.rollout.meta.name));
+    let body = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": name, "namespace": draft.obs.rollout.namespace, "labels": labels,
+            "annotations": {keys::EPOCH: draft.obs.epoch.to_string()},
+            "ownerReferences": revision::owners(draft.obs, anchor),
+        },
+        "spec": spec,
+    });
+    patch::create(Kind::Service, body, format!("make Service {name}"))
+}
+
+/// Labels by which GitOps tools recognise what they manage: a copy with them would be pruned.
+fn is_tools_mark(key: &str) -> bool {
+    const PREFIXES: [&str; 5] =
+        ["kustomize.toolkit.fluxcd.io/", "helm.toolkit.fluxcd.io/", "argocd.argoproj.io/", "app.kubernetes.io/managed-by", "helm.sh/"];
+    key == "app.kubernetes.io/instance" || PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+}

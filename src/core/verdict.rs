@@ -1,0 +1,192 @@
+//! The Rollout's side of analysis: which runs there must be, and what they let it do.
+
+use serde_json::json;
+
+use super::{
+    analysis,
+    draft::{Draft, Flow, Waiting, wait},
+    observed::RunView,
+    patch::{self, Guarded, Kind},
+    spec::{Invalid, StepKind, invalid},
+};
+use crate::api::{RunPhase, keys, rollout::StepAnalysis, status::AnalysisSummary};
+
+impl Draft<'_> {
+    /// Deterministic, so that a run is made once: revision, start of the rollout, step, attempt.
+    fn run_name(&self, step: Option<usize>) -> Option<String> {
+        let canary = self.status.canary.as_ref()?;
+        let step = step.map(|step| format!("-{step}")).unwrap_or_default();
+        let name = &self.obs.rollout.meta.name;
+        Some(format!("{name}-{}-{:x}{step}-{}", canary.revision, canary.started_at.0.as_second(), canary.analysis_attempt + 1))
+    }
+
+    fn run(&self, step: Option<usize>) -> Option<&RunView> {
+        let name = self.run_name(step)?;
+        self.obs.runs.iter().find(|run| run.meta.name == name)
+    }
+
+    /// Runs that belong to the running rollout, as of its last attempt.
+    pub fn current_runs(&self) -> Vec<&RunView> {
+        let steps = (0..self.spec.steps.len()).map(Some).chain([None]);
+        steps.filter_map(|step| self.run(step)).collect()
+    }
+
+    fn ensure_run(&mut self, step: Option<usize>, analysis: &StepAnalysis) -> Flow<&RunView> {
+        let (Some(name), Some(canary)) = (self.run_name(step), self.status.canary.clone()) else {
+            return wait(Waiting::Analysis, "no rollout is running");
+        };
+        if self.run(step).is_none() {
+            let (metrics, args) = match analysis::resolve(analysis, &self.obs.analysis_templates) {
+                Ok(resolved) => resolved,
+                Err(why) => return wait(Waiting::Progress, format!("the analysis cannot start: {why}")),
+            };
+            let rollout = &self.obs.rollout;
+            let mut spec = json!({
+                "rollout": rollout.meta.name, "canaryHash": canary.revision, "service": self.spec.traffic.service,
+                "canaryService": self.canary_service, "args": args, "metrics": metrics,
+            });
+            if let Some(stable) = &self.status.stable_revision {
+                spec["stableHash"] = json!(stable);
+            }
+            if let Some(step) = step {
+                spec["step"] = json!(step);
+            }
+            let body = json!({
+                "apiVersion": "sluice.dev/v1alpha1", "kind": "AnalysisRun",
+                "metadata": {
+                    "name": name, "namespace": rollout.namespace,
+                    "labels": {keys::ROLLOUT: rollout.meta.name, keys::POD_TEMPLATE_HASH: canary.revision},
+                    "ownerReferences": [{"apiVersion": "sluice.dev/v1alpha1", "kind": "Rollout", "name": rollout.meta.name, "uid": rollout.meta.uid}],
+                },
+                "spec": spec,
+            });
+            self.act(patch::create(Kind::AnalysisRun, body, format!("start AnalysisRun {name}")));
+        }
+        match self.run(step) {
+            Some(run) => Ok(run),
+            None => wait(Waiting::Analysis, "the analysis starts"),
+        }
+    }
+
+    /// The background analysis runs from its starting step on, once the canary gets traffic.
+    pub fn ensure_background(&mut self, index: usize) -> Flow {
+        let Some(spec) = self.spec.analysis.clone() else { return Ok(()) };
+        let weighted = self.status.canary.as_ref().is_some_and(|c| c.weight_observed_at.is_some());
+        if index < self.spec.analysis_from || !weighted || self.promote_full() {
+            return Ok(());
+        }
+        self.ensure_run(None, &spec).map(|_| ())
+    }
+
+    /// A step's own analysis has passed.
+    pub fn ensure_analysed(&mut self, index: usize, spec: &StepAnalysis) -> Flow {
+        let run = self.ensure_run(Some(index), spec)?;
+        match run.status.phase {
+            RunPhase::Passed => Ok(()),
+            RunPhase::Running | RunPhase::Failed | RunPhase::Inconclusive => wait(Waiting::Analysis, waits_for(run)),
+            RunPhase::Cancelled => {
+                wait(Waiting::Person, format!("AnalysisRun {} was cancelled: `kubectl sluice retry` starts again", run.meta.name))
+            }
+        }
+    }
+
+    /// Evidence from the present weight: every metric of the background analysis was measured, with a window that lies in it,
+    /// and passed. Before a canary gets more traffic.
+    pub fn ensure_evidence(&self) -> Flow {
+        if self.promote_full() || self.spec.analysis.is_none() {
+            return Ok(());
+        }
+        let since = self.status.canary.as_ref().and_then(|c| c.weight_observed_at.as_ref());
+        match (self.run(None), since) {
+            (Some(run), Some(since)) => match analysis::evidence_since(&run.spec, &run.status, since.0) {
+                Ok(()) => Ok(()),
+                Err(why) => wait(Waiting::Analysis, format!("waits for evidence at the present weight: {why}")),
+            },
+            _ => Ok(()), // it starts at a later step
+        }
+    }
+
+    /// The newest measurement of every metric passed. Before the promotion.
+    pub fn ensure_closed(&self) -> Flow {
+        if self.promote_full() || self.spec.analysis.is_none() {
+            return Ok(());
+        }
+        match self.run(None) {
+            None => wait(Waiting::Analysis, "waits for the background analysis to start"),
+            Some(run) => match analysis::closed(&run.spec, &run.status, self.now) {
+                Ok(()) => Ok(()),
+                Err(why) => wait(Waiting::Analysis, format!("waits for the analysis: {why}")),
+            },
+        }
+    }
+
+    /// Why the analysis takes the canary back, if it does.
+    pub fn analysis_failure(&self) -> Option<String> {
+        let failed = |run: &&RunView| run.status.phase == RunPhase::Failed;
+        if self.promote_full() {
+            return None;
+        }
+        self.current_runs().into_iter().find(failed).map(|run| run.status.message.clone())
+    }
+
+    /// Why a person must look, if one must.
+    pub fn analysis_inconclusive(&self) -> Option<String> {
+        if self.promote_full() {
+            return None;
+        }
+        self.current_runs().into_iter().find(|run| run.status.phase == RunPhase::Inconclusive).map(|run| run.status.message.clone())
+    }
+
+    pub fn promote_full(&self) -> bool {
+        self.status.canary.as_ref().is_some_and(|c| c.promote_full)
+    }
+
+    /// Ends runs that nobody waits for any more.
+    pub fn end_runs(&mut self, all: bool) {
+        let current: Vec<String> = match all {
+            true => vec![],
+            false => self.current_runs().iter().map(|run| run.meta.name.clone()).collect(),
+        };
+        let obs = self.obs;
+        for run in obs.runs.iter().filter(|run| !run.status.phase.is_final() && !run.spec.terminate && !current.contains(&run.meta.name)) {
+            let patch = Guarded::new(Kind::AnalysisRun, &run.meta).add("/spec/terminate", true);
+            self.act(patch.kept_fenced(format!("end AnalysisRun {}", run.meta.name)));
+        }
+    }
+
+    /// The runs for status.
+    pub fn summarise_runs(&mut self) {
+        let summary = |run: &RunView| AnalysisSummary {
+            name: run.meta.name.clone(),
+            step: run.spec.step,
+            phase: run.status.phase,
+            message: run.status.message.clone(),
+        };
+        self.status.analysis = self.current_runs().into_iter().map(summary).collect();
+    }
+}
+
+fn waits_for(run: &RunView) -> String {
+    match run.status.message.is_empty() {
+        true => format!("waits for AnalysisRun {}", run.meta.name),
+        false => format!("waits for AnalysisRun {}: {}", run.meta.name, run.status.message),
+    }
+}
+
+/// The metrics of a spec, as far as they can be checked.
+pub fn check(spec: &super::spec::Spec, defaults: &analysis::Defaults) -> Result<(), Invalid> {
+    let inline = spec.steps.iter().enumerate().filter_map(|(i, step)| match step {
+        StepKind::Analysis(analysis) => Some((format!("spec.strategy.canary.steps[{i}].analysis"), analysis)),
+        _ => None,
+    });
+    let background = spec.analysis.iter().map(|a| ("spec.strategy.canary.analysis".to_owned(), a));
+    for (field, analysis) in inline.chain(background) {
+        for (i, metric) in analysis.metrics.iter().enumerate() {
+            if let Err(mut problems) = analysis::validate_metric(metric, defaults) {
+                let (part, mend) = problems.swap_remove(0);
+                return Err(invalid(format!("{field}.metrics[{i}].{part}"), mend));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! Taking over a running Deployment, and giving it back, without restarting a pod. Each state in between can be read off the
+//! objects, so a crash at any point goes on from there.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    draft::{Draft, Flow, Waiting, wait},
+    observed::{Meta, ReplicaSetView, WorkloadView},
+    patch::{self, Action, Guarded, Kind, Write, label},
+    revision,
+};
+use crate::api::{conditions::reason, keys};
+
+/// What we keep on a Deployment that is taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    rollout: String,
+    replicas: i32,
+    paused: bool,
+    /// Every ReplicaSet is ours: from here on the Deployment is empty or parked.
+    #[serde(default)]
+    taken: bool,
+}
+
+/// Annotation on a ReplicaSet that was taken: the metadata labels that would make its Deployment adopt it again.
+const MOVED_LABELS: &str = "sluice.dev/moved-labels";
+
+fn record(workload: &WorkloadView) -> Option<Record> {
+    serde_json::from_str(workload.meta.annotations.get(keys::WORKLOAD_RECORD)?).ok()
+}
+
+/// A Deployment that stays paused because Git owns its `replicas`; why, and what to do.
+pub fn parked(workload: &WorkloadView) -> Option<String> {
+    let parked = record(workload).is_some_and(|r| r.taken) && workload.paused && workload.replicas_in_git;
+    parked.then(|| {
+        format!(
+            "Deployment {} stays paused because Git sets its replicas: remove spec.replicas from its manifest, then the Deployment is set to 0 and unpaused; until then Argo CD shows it as Suspended and Flux' wait does not end",
+            workload.meta.name
+        )
+    })
+}
+
+impl Draft<'_> {
+    /// The Deployment's ReplicaSets are ours, and it is empty (or parked). Costs nothing once it is so.
+    pub fn take_over(&mut self) -> Flow {
+        let Some(reference) = &self.obs.rollout.spec.workload_ref else { return Ok(()) };
+        let obs = self.obs;
+        let Some(workload) = &obs.workload else {
+            return wait(Waiting::Progress, format!("waits for Deployment {}: it does not exist yet", reference.name));
+        };
+        match record(workload) {
+            None => self.begin_take_over(workload),
+            Some(record) if !record.taken => self.take_replica_sets(workload, record),
+            Some(record) => self.keep_taken(workload, &record),
+        }
+    }
+
+    fn begin_take_over(&mut self, workload: &WorkloadView) -> Flow {
+        let name = &workload.meta.name;
+        let active = revision::of_workload(self.obs).filter(|rs| rs.replicas > 0 || rs.status_replicas > 0).count();
+        if workload.observed_generation < workload.meta.generation {
+            return wait(Waiting::Progress, format!("waits for the Deployment controller to look at Deployment {name}"));
+        }
+        if active > 1 {
+            return wait(Waiting::Progress, format!("waits until Deployment {name} has ended its own rollout"));
+        }
+        if self.obs.rollout.spec.replicas.is_none() {
+            let rollout = &self.obs.rollout.meta;
+            self.act(Action {
+                what: format!("set replicas of the Rollout to {}, as Deployment {name} has it", workload.replicas),
+                write: Write::Scale { kind: Kind::Rollout, name: rollout.name.clone(), replicas: workload.replicas },
+            });
+            return wait(Waiting::Progress, "takes the number of replicas over");
+        }
+        let record =
+            Record { rollout: self.obs.rollout.meta.name.clone(), replicas: workload.replicas, paused: workload.paused, taken: false };
+        let patch = Guarded::new(Kind::Deployment, &workload.meta)
+            .unchanged()
+            .add("/spec/paused", true)
+            .annotate(keys::WORKLOAD_RECORD, json!(record).to_string());
+        self.act(patch.fenced(format!("pause Deployment {name} to take it over"), self.obs.epoch));
+        wait(Waiting::Progress, format!("takes Deployment {name} over"))
+    }
+
+    fn take_replica_sets(&mut self, workload: &WorkloadView, record: Record) -> Flow {
+        let name = workload.meta.name.clone();
+        let message = format!("takes Deployment {name} over");
+        if !workload.paused {
+            let patch = Guarded::new(Kind::Deployment, &workload.meta).add("/spec/paused", true);
+            self.act(patch.fenced(format!("pause Deployment {name} to take it over"), self.obs.epoch));
+            return wait(Waiting::Progress, message);
+        }
+        if workload.observed_generation < workload.meta.generation {
+            return wait(Waiting::Progress, format!("waits for the Deployment controller to see that Deployment {name} is paused"));
+        }
+        let obs = self.obs;
+        let Some(anchor) = &obs.anchor else { return wait(Waiting::Progress, message) };
+        // Empty ones first, the one that serves last: with none of its own left, the Deployment scales nothing up.
+        let mut sets: Vec<&ReplicaSetView> = revision::of_workload(obs).collect();
+        sets.sort_by_key(|rs| (rs.replicas, rs.status_replicas, rs.created_at));
+        let serving = sets.last().filter(|rs| rs.replicas > 0).map(|rs| rs.hash.clone());
+        for rs in &sets {
+            self.act(take(self, rs, anchor, workload, serving.as_deref() == Some(&rs.hash)));
+        }
+        if !sets.is_empty() {
+            return wait(Waiting::Progress, message);
+        }
+        let replicas = record.replicas;
+        let record = Record { taken: true, ..record };
+        let mut patch = Guarded::new(Kind::Deployment, &workload.meta).annotate(keys::WORKLOAD_RECORD, json!(record).to_string());
+        if !workload.replicas_in_git {
+            patch = patch.add("/spec/replicas", 0).add("/spec/paused", record.paused);
+        }
+        let what = match workload.replicas_in_git {
+            true => format!("leave Deployment {name} paused, as Git sets its replicas"),
+            false => format!("set Deployment {name} from {replicas} to 0 replicas: its pods are the Rollout's now"),
+        };
+        self.act(patch.unfenced(what));
+        wait(Waiting::Progress, message)
+    }
+
+    /// Empty, or parked while Git sets its replicas; whoever scales it up is undone at once.
+    fn keep_taken(&mut self, workload: &WorkloadView, record: &Record) -> Flow {
+        let name = &workload.meta.name;
+        let patch = || Guarded::new(Kind::Deployment, &workload.meta);
+        if workload.replicas_in_git {
+            if !workload.paused && workload.replicas > 0 {
+                self.act(patch().add("/spec/paused", true).unfenced(format!("pause Deployment {name}: Git sets its replicas")));
+            }
+            return Ok(());
+        }
+        if workload.replicas != 0 || workload.paused != record.paused {
+            let action = patch().add("/spec/replicas", 0).add("/spec/paused", record.paused);
+            self.act(action.unfenced(format!("keep Deployment {name} at 0 replicas: its pods are the Rollout's")));
+        }
+        Ok(())
+    }
+
+    /// The Deployment has its pods back. Everything else is at rest by now.
+    pub fn give_back(&mut self, stable: Option<&str>) -> Flow {
+        let obs = self.obs;
+        let (Some(workload), Some(stable)) = (obs.workload.as_ref().filter(|w| !w.meta.deleting), stable) else { return Ok(()) };
+        let Some(record) = record(workload) else { return Ok(()) };
+        let name = &workload.meta.name;
+        let message = format!("gives Deployment {name} back");
+        let patch = || Guarded::new(Kind::Deployment, &workload.meta);
+        let adopted = revision::of_workload(obs).any(|rs| rs.hash == stable);
+        if !workload.paused && !(adopted && obs.revisions().next().is_none()) {
+            self.act(patch().add("/spec/paused", true).fenced(format!("pause Deployment {name} to give it back"), obs.epoch));
+            return wait(Waiting::Progress, message);
+        }
+        if workload.observed_generation < workload.meta.generation {
+            return wait(Waiting::Progress, format!("waits for the Deployment controller to look at Deployment {name}"));
+        }
+        if !adopted {
+            // Its own, empty ones would be scaled up instead of the one that serves.
+            let own: Vec<_> = revision::of_workload(obs).filter(|rs| rs.replicas == 0 && rs.status_replicas == 0).collect();
+            for rs in &own {
+                self.act(patch::delete(Kind::ReplicaSet, &rs.meta, format!("remove the empty ReplicaSet {}", rs.meta.name)));
+            }
+            if !own.is_empty() {
+                return wait(Waiting::Progress, message);
+            }
+            if workload.replicas != self.replicas {
+                let action = patch().add("/spec/replicas", self.replicas);
+                self.act(action.fenced(format!("set Deployment {name} to {} replicas", self.replicas), obs.epoch));
+                return wait(Waiting::Progress, message);
+            }
+        }
+        let mut sets: Vec<_> = obs.revisions().collect();
+        sets.sort_by_key(|rs| rs.hash != stable);
+        for rs in &sets {
+            self.act(release(self, rs));
+        }
+        if !sets.is_empty() || !adopted {
+            return wait(Waiting::Progress, message);
+        }
+        self.end_give_back(workload, &record, stable)
+    }
+
+    /// Unpaused only with the template that is judged: another one would go live without anybody asking.
+    fn end_give_back(&mut self, workload: &WorkloadView, record: &Record, stable: &str) -> Flow {
+        let name = &workload.meta.name;
+        let judged = self.obs.replica_sets.iter().any(|rs| rs.hash == stable && rs.digest == revision::digest(&workload.template));
+        let patch = Guarded::new(Kind::Deployment, &workload.meta).unannotate(keys::WORKLOAD_RECORD);
+        let action = match judged {
+            true => patch.add("/spec/paused", record.paused).unfenced(format!("give Deployment {name} back")),
+            false => patch.unfenced(format!("give Deployment {name} back paused, because its template is not the one that serves: unpausing it (`kubectl rollout resume deployment {name}`) releases that template")),
+        };
+        self.act(action);
+        Ok(())
+    }
+}
+
+/// The patch that makes a ReplicaSet ours: our owners instead of its Deployment, and its labels moved, so that no Deployment adopts it.
+fn take(draft: &Draft, rs: &ReplicaSetView, anchor: &Meta, workload: &WorkloadView, serving: bool) -> Action {
+    let moved: serde_json::Map<String, Value> = selector_keys(&workload.selector)
+        .into_iter()
+        .filter(|key| key != keys::POD_TEMPLATE_HASH)
+        .filter_map(|key| Some((key.clone(), json!(rs.meta.labels.get(&key)?))))
+        .collect();
+    let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta)
+        .unchanged()
+        .add("/metadata/ownerReferences", revision::owners(draft.obs, anchor))
+        .add(label(keys::ROLLOUT), draft.obs.rollout.meta.name.clone());
+    for key in moved.keys() {
+        patch = patch.remove(label(key));
+    }
+    patch = patch.annotate(MOVED_LABELS, Value::Object(moved).to_string());
+    if serving {
+        patch = patch.annotate(keys::STABLE, revision::next_stable_number(draft.obs).to_string());
+    }
+    patch.unfenced(format!("take ReplicaSet {} over", rs.meta.name))
+}
+
+/// The patch that gives a ReplicaSet up: its Deployment adopts it.
+fn release(draft: &Draft, rs: &ReplicaSetView) -> Action {
+    let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta).unchanged().remove("/metadata/ownerReferences");
+    let moved: Option<serde_json::Map<String, Value>> =
+        rs.meta.annotations.get(MOVED_LABELS).and_then(|text| serde_json::from_str(text).ok());
+    // One that we made never had them; the Deployment finds it by the selector's labels all the same.
+    let labels = moved.unwrap_or_else(|| {
+        let selector = revision::selector(draft.obs).unwrap_or_default();
+        selector.get("matchLabels").and_then(Value::as_object).cloned().unwrap_or_default()
+    });
+    for (key, value) in labels {
+        patch = patch.add(label(&key), value);
+    }
+    if rs.meta.labels.contains_key(keys::ROLLOUT) {
+        patch = patch.remove(label(keys::ROLLOUT));
+    }
+    for key in [MOVED_LABELS, keys::TEMPLATE, keys::STABLE, keys::REJECTED] {
+        patch = patch.unannotate(key);
+    }
+    patch.unfenced(format!("give ReplicaSet {} back", rs.meta.name))
+}
+
+/// The label keys that a selector asks for.
+fn selector_keys(selector: &Value) -> Vec<String> {
+    let labels = selector.get("matchLabels").and_then(Value::as_object).into_iter().flat_map(|map| map.keys().cloned());
+    let expressions = selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten();
+    labels.chain(expressions.filter_map(|e| Some(e.get("key")?.as_str()?.to_owned()))).collect()
+}
+
+/// Why the workload is parked, as the reason of its condition.
+pub const PARKED: &str = reason::REPLICAS_IN_GIT;
