@@ -1,4 +1,5 @@
 //! Sluice: progressive delivery for Kubernetes on the Gateway API.
 #![forbid(unsafe_code)]
 pub mod api;
+pub mod cli;
 pub mod core;

@@ -1,0 +1,176 @@
+//! `kubectl sluice`: shows Rollouts and steers them.
+//!
+//! One file for each verb; what they share is the [`printer`] and [`words`]. What is shown follows from a [`view`] alone, so it is
+//! tested without a cluster.
+
+pub mod action;
+pub mod error;
+#[cfg(test)]
+mod fixtures;
+pub mod get;
+pub mod list;
+pub mod load;
+pub mod output;
+pub mod printer;
+pub mod render;
+pub mod session;
+pub mod status;
+pub mod view;
+pub mod words;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use jiff::Timestamp;
+
+use self::{
+    error::{Error, Exit},
+    output::{Format, Out},
+    session::{Connection, Session},
+};
+use crate::api::Verb;
+
+/// Shows Rollouts and steers them.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "kubectl-sluice", bin_name = "kubectl sluice", version, about, disable_help_subcommand = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    /// No colours (also: the environment variable NO_COLOR)
+    #[arg(long, global = true)]
+    no_color: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kubectl sluice list -A                                 all Rollouts
+  kubectl sluice get api                                 one of them, as a tree
+  kubectl sluice status api --for-image app:v2           wait until app:v2 serves, in a pipeline
+  kubectl sluice why api                                 why it does not go on
+  kubectl sluice promote api --reason 'looks good'       end the pause that it is at";
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// One line for each Rollout
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+    /// One Rollout as a tree: steps, weights, revisions, pods, analysis
+    #[command(
+        after_help = "Examples:\n  kubectl sluice get api\n  kubectl sluice get api -o wide\n  kubectl sluice get api -o json | jq .status.message"
+    )]
+    Get(get::Args),
+    /// Wait until a Rollout has ended well or badly
+    #[command(after_help = "\
+Progress goes to standard error, the result to standard output. Exit codes:
+  0  Healthy                 1  an error
+  2  aborted or degraded     3  the time was over (with --watch=false: it has not ended)
+  4  the Rollout went on to another version than the one that was waited for
+
+Examples:
+  kubectl sluice status api --timeout 20m
+  kubectl sluice status api --for-image registry.example.com/app:v2
+  kubectl sluice status api --watch=false")]
+    Status(status::Args),
+    /// End the pause that a rollout is at
+    #[command(after_help = "Examples:\n  kubectl sluice promote api\n  kubectl sluice promote api --full --reason 'hotfix'")]
+    Promote {
+        /// Also end all later pauses and analysis: to 100 % as soon as the new version has the pods for it
+        #[arg(long)]
+        full: bool,
+        #[command(flatten)]
+        args: action::Args,
+    },
+    /// Send all traffic back to stable, and reject the new version
+    Abort(action::Args),
+    /// Start a rejected version again, from the first step
+    Retry(action::Args),
+    /// Hold a rollout where it is
+    Pause(action::Args),
+    /// Go on after a pause by `pause`, or after an analysis that could not decide
+    Resume(action::Args),
+}
+
+impl Command {
+    fn wide(&self) -> bool {
+        let format = match self {
+            Command::List(args) => args.output,
+            Command::Get(args) => args.output,
+            _ => None,
+        };
+        format == Some(Format::Wide)
+    }
+}
+
+/// The plugin, from its arguments to its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.no_color {
+        anstream::ColorChoice::Never.write_global();
+    }
+    let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr());
+    let mut out = Out { out: &mut stdout, err: &mut stderr, style: output::style(cli.command.wide()), columns: output::columns() };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Error::Output(error)),
+    };
+    match runtime.block_on(run(&cli, &mut out)) {
+        Ok(exit) => exit.into(),
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &Error) -> ExitCode {
+    if !error.is_broken_pipe() {
+        anstream::eprintln!("{}error:{:#} {error}", anstyle::AnsiColor::Red.on_default().bold(), anstyle::Reset);
+    }
+    error.exit().into()
+}
+
+async fn run(cli: &Cli, out: &mut Out<'_>) -> Result<Exit, Error> {
+    let session = Session::new(&cli.connection).await?;
+    match &cli.command {
+        Command::List(args) => list::run(&session, args, Timestamp::now(), out).await,
+        Command::Get(args) => get::run(&session, args, Timestamp::now(), out).await,
+        Command::Status(args) => status::run(&session, args, out).await,
+        Command::Promote { full, args } => action::run(&session, if *full { Verb::PromoteFull } else { Verb::Promote }, args, out).await,
+        Command::Abort(args) => action::run(&session, Verb::Abort, args, out).await,
+        Command::Retry(args) => action::run(&session, Verb::Retry, args, out).await,
+        Command::Pause(args) => action::run(&session, Verb::Pause, args, out).await,
+        Command::Resume(args) => action::run(&session, Verb::Resume, args, out).await,
+    }
+}
+
+/// A Rollout's name as people give it: `api`, `rollout/api`, `rollouts.sluice.dev/api`.
+fn rollout_name(text: &str) -> Result<String, String> {
+    let (kind, name) = text.split_once('/').unwrap_or(("rollout", text));
+    if !matches!(kind, "rollout" | "rollouts" | "slr" | "rollout.sluice.dev" | "rollouts.sluice.dev") {
+        return Err(format!("{kind:?} is no Rollout: write NAME or rollout/NAME"));
+    }
+    if name.is_empty() {
+        return Err("the name is missing: write NAME or rollout/NAME".into());
+    }
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_rollout_may_be_named_as_kubectl_does() {
+        for text in ["api", "rollout/api", "rollouts/api", "slr/api", "rollouts.sluice.dev/api"] {
+            assert_eq!(rollout_name(text).unwrap(), "api");
+        }
+        for text in ["deploy/api", "rollout/", ""] {
+            assert!(rollout_name(text).is_err(), "{text:?}");
+        }
+    }
+}

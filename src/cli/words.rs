@@ -1,0 +1,130 @@
+//! Words that several verbs share: a step, a progress line, what a person can do next.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::{
+    printer::{percent, span},
+    view::{View, is_behind},
+};
+use crate::api::{
+    Phase, Rollout, Span,
+    analysis::Metric,
+    rollout::{Step, StepAnalysis},
+    status::HoldReason,
+};
+
+/// Measurements are this far apart where a metric does not say.
+const DEFAULT_INTERVAL: u32 = 30;
+
+/// A step as its author wrote it.
+pub fn step(step: &Step) -> String {
+    match (&step.set_weight, &step.pause, &step.analysis) {
+        (Some(weight), ..) => format!("setWeight {}", percent(*weight)),
+        (_, Some(pause), _) => pause.duration.as_ref().map_or("pause until promoted".into(), |duration| format!("pause {duration}")),
+        (.., Some(analysis)) => format!("analysis {}", parts(analysis).join(", ")),
+        _ => "a step that this plugin does not know: is it older than the controller?".into(),
+    }
+}
+
+/// The templates and metrics of an analysis, by name.
+fn parts(analysis: &StepAnalysis) -> Vec<&str> {
+    let templates = analysis.templates.iter().map(|template| template.name.as_str());
+    templates.chain(analysis.metrics.iter().map(|metric| metric.name.as_str())).collect()
+}
+
+/// The step that the rollout is at, for people: `2/6`, or nothing where none is running.
+pub fn step_label(rollout: &Rollout) -> Option<String> {
+    let status = rollout.status.as_ref()?;
+    let steps = rollout.spec.strategy.canary.as_ref().map_or(0, |canary| canary.steps.len());
+    let counted =
+        || status.current_step.as_ref().map(|step| format!("{}/{steps}", (step.index + 1).min(i32::try_from(steps).unwrap_or(i32::MAX))));
+    status.step_label.clone().or_else(counted)
+}
+
+/// The one line that says what the Rollout waits for and what will end the wait.
+pub fn waits_for(rollout: &Rollout) -> String {
+    match &rollout.status {
+        None => "nothing has looked at it yet: is the controller running? (kubectl get deploy -A -l app.kubernetes.io/name=sluice)".into(),
+        Some(_) if is_behind(rollout) => format!(
+            "the controller has not seen the newest spec yet (generation {}); if this stays so, it is not running",
+            rollout.metadata.generation.unwrap_or_default()
+        ),
+        Some(status) => status.message.clone(),
+    }
+}
+
+/// [`waits_for`] with the time that is left of a pause.
+pub fn waits_for_now(view: &View, now: Timestamp) -> String {
+    let mut text = waits_for(&view.rollout);
+    if let Some((_, left)) = view.pause(now).filter(|(_, left)| left.as_secs() > 0 && view.status().phase == Some(Phase::Paused)) {
+        let _infallible = write!(text, " ({} left)", span(left));
+    }
+    text
+}
+
+/// One line for a change of state, without times: two equal lines mean that nothing changed.
+pub fn progress(rollout: &Rollout) -> String {
+    let status = rollout.status.clone().unwrap_or_default();
+    let mut line = status.phase.map_or("Unknown".into(), |phase| phase.to_string());
+    if let Some(label) = step_label(rollout) {
+        let _infallible = write!(line, ", step {label}");
+    }
+    if let Some(weights) = &status.weights {
+        let _infallible = write!(line, ", canary {} %", percent(weights.canary));
+    }
+    let message = waits_for(rollout);
+    if !message.is_empty() {
+        let _infallible = write!(line, ": {message}");
+    }
+    line
+}
+
+/// What a person can do to make it go on, where only a person can.
+pub fn next(rollout: &Rollout) -> Option<String> {
+    let status = rollout.status.as_ref()?;
+    let command = |verb: &str| format!("kubectl sluice {verb} {} -n {}", rollout.name_any(), rollout.namespace().unwrap_or_default());
+    if status.phase == Some(Phase::Aborted) {
+        return Some(format!("set another version in the template, or start this one again: {}", command("retry")));
+    }
+    if let Some(hold) = &status.hold {
+        let others = match hold.reason {
+            HoldReason::PausedByAction => "abort",
+            HoldReason::InconclusiveAnalysis => "promote --full (without analysis), abort",
+        };
+        return Some(format!("{}; or: {others}", command("resume")));
+    }
+    status.current_step.as_ref()?;
+    if rollout.spec.paused {
+        return Some(format!("set spec.paused to false; or: {}", command("abort")));
+    }
+    waits_for_promote(rollout).then(|| format!("{}; or: abort", command("promote")))
+}
+
+/// The rollout is at a pause that only a person ends.
+fn waits_for_promote(rollout: &Rollout) -> bool {
+    let index = rollout.status.as_ref().and_then(|status| status.current_step.as_ref()).and_then(|step| usize::try_from(step.index).ok());
+    let steps = rollout.spec.strategy.canary.as_ref().map(|canary| canary.steps.as_slice()).unwrap_or_default();
+    let step = index.and_then(|index| steps.get(index));
+    step.and_then(|step| step.pause.as_ref()).is_some_and(|pause| pause.duration.is_none())
+}
+
+/// Time between two measurements of a metric.
+pub fn interval(metric: &Metric) -> jiff::SignedDuration {
+    metric.interval.clone().unwrap_or_else(|| Span::from_secs(DEFAULT_INTERVAL)).get()
+}
+
+/// A verb as it is typed on the command line.
+pub fn verb(verb: crate::api::Verb) -> &'static str {
+    use crate::api::Verb;
+    match verb {
+        Verb::Promote => "promote",
+        Verb::PromoteFull => "promote --full",
+        Verb::Pause => "pause",
+        Verb::Resume => "resume",
+        Verb::Abort => "abort",
+        Verb::Retry => "retry",
+    }
+}
