@@ -229,8 +229,8 @@ enum Seen {
 }
 
 enum Change {
-    Rollout(Event<Rollout>),
-    ReplicaSet(Event<ReplicaSet>),
+    Rollout(Box<Event<Rollout>>),
+    ReplicaSet(Box<Event<ReplicaSet>>),
 }
 
 /// The Rollout and the images of its revisions, at each change.
@@ -238,14 +238,17 @@ fn sights(session: &Session, name: &str) -> impl Stream<Item = Result<Seen, Erro
     let rollouts = load::events::<Rollout>(session, ROLLOUTS, watcher::Config::default().fields(&format!("metadata.name={name}")));
     let owned = watcher::Config::default().labels(&format!("{}={name}", keys::ROLLOUT));
     let replica_sets = load::events::<ReplicaSet>(session, REPLICA_SETS, owned);
-    let changes = stream::select(rollouts.map(|event| event.map(Change::Rollout)), replica_sets.map(|event| event.map(Change::ReplicaSet)));
+    let changes = stream::select(
+        rollouts.map(|event| event.map(|event| Change::Rollout(Box::new(event)))),
+        replica_sets.map(|event| event.map(|event| Change::ReplicaSet(Box::new(event)))),
+    );
     let known = (Objects::<Rollout>::default(), Objects::<ReplicaSet>::default());
     changes
         .scan(known, |(rollouts, replica_sets), change| {
             let sight = change.map(|change| {
                 match change {
-                    Change::Rollout(event) => rollouts.apply(event),
-                    Change::ReplicaSet(event) => replica_sets.apply(event),
+                    Change::Rollout(event) => rollouts.apply(*event),
+                    Change::ReplicaSet(event) => replica_sets.apply(*event),
                 }
                 if !rollouts.is_complete() || !replica_sets.is_complete() {
                     return None;
