@@ -176,7 +176,7 @@ pub fn progressing() -> View {
 pub fn waiting_for_pods() -> View {
     let mut status = at_step(0, "12:02:00", "Progressing", "waits for 2 ready pods of revision 7f9b (0 ready); aborts at 12:12:00");
     status["weights"] = json!({"stable": 100.0, "canary": 0.0});
-    status["transition"] = json!({"what": "pods of 7f9b ready", "since": micro("12:02:01")});
+    status["transition"] = json!({"what": "roll/7f9b/040-canary-ready", "since": micro("12:02:01")});
     status["analysis"] = json!([]);
     let mut pods = stable_pods();
     pods.push(pod("7f9b", "ccccc", false, 0, Some(("ImagePullBackOff", "Back-off pulling image \"app:v2\""))));
@@ -186,7 +186,7 @@ pub fn waiting_for_pods() -> View {
 
 pub fn paused() -> View {
     let (sets, pods) = both();
-    let mut status = at_step(3, "12:01:00", "Paused", "paused until someone promotes");
+    let mut status = at_step(3, "12:01:00", "Paused", "pauses until someone goes on: `kubectl sluice promote api`");
     status["weights"] = json!({"stable": 75.0, "canary": 25.0});
     view(status, sets, pods, vec![passing()])
 }

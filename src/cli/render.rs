@@ -128,9 +128,10 @@ fn progress(view: &View, now: Timestamp) -> String {
     }
     let mut text = format!("for {}", since(current.started_at.0, now));
     if let Some(transition) = &status.transition {
+        // What is waited for is in the message; here is for how long.
         text += &match &transition.observed_at {
-            None => format!("; {}: not observed for {}", transition.what, since(transition.since.0, now)),
-            Some(observed) => format!("; {}: observed {} ago", transition.what, since(observed.0, now)),
+            None => format!(", waiting for {}", since(transition.since.0, now)),
+            Some(observed) => format!(", observed {} ago", since(observed.0, now)),
         };
     }
     text
