@@ -75,13 +75,16 @@ pub struct Metric {
     pub name: String,
 
     /// A ready-made query. `contour/*` reads Envoy's own numbers for the canary Service behind Contour, `pods/*` the numbers of the
-    /// application itself. `success-rate` is in percent (0 to 100), `latency` in milliseconds (a quantile, by default 0.99).
+    /// application itself. `success-rate` is in percent (0 to 100), `latency` in milliseconds (a quantile, by default 0.99). They come
+    /// from Prometheus, unless `scrape` is set (an empty `scrape` will do for `pods/*`; `contour/*` needs its `url`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
 
-    /// Names and values that the preset uses, where they differ from its defaults. `pods/success-rate`: `counter`
-    /// (http_requests_total), `codeLabel` (code), `failure` (a regular expression for the codes that are failures, 5..).
-    /// `pods/latency`: `histogram` (http_request_duration_seconds), `quantile` (0.99). `contour/latency`: `quantile` (0.99).
+    /// Names and values that the preset uses, where they differ from its defaults. `contour/latency`: `quantile` (0.99).
+    /// `pods/success-rate`: `counter` (http_requests_total), `codeLabel` (code), `failure` (a regular expression for the codes that are
+    /// failures, 5..). `pods/latency`: `histogram` (http_request_duration_seconds), `quantile` (0.99), `unit` (of the histogram: s or ms,
+    /// s). Both `pods/*`: `matchers` (more of them, such as handler!="/healthz") and, from Prometheus, `namespaceLabel` (namespace) and
+    /// `podLabel` (pod).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub parameters: BTreeMap<String, String>,
@@ -233,7 +236,8 @@ pub struct Ratio {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScrapeProvider {
-    /// URL to read, such as `http://envoy.projectcontour:8002/stats/prometheus`. Default: every ready pod of the canary.
+    /// URL to read, such as `http://envoy-metrics.projectcontour:8002/stats/prometheus`; a template as queries are. Where the name
+    /// stands for several addresses (a headless Service), each is read. Default: every ready pod of the canary.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), regex(pattern = "^https?://.+"))]
     pub url: Option<String>,
@@ -248,7 +252,8 @@ pub struct ScrapeProvider {
     /// Two counter selectors; the value is the quotient of their increases, in percent, the denominator's increase the number of samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<Ratio>,
-    /// A quantile of the increase of a histogram; the value is the upper bound of the bucket that holds it, in the histogram's unit.
+    /// A quantile of the increase of a histogram, in the histogram's unit, interpolated as Prometheus does; its number of observations is
+    /// the number of samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantile: Option<HistogramQuantile>,
     /// A selector for gauges; the value is their sum.

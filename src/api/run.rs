@@ -153,7 +153,9 @@ pub struct MetricResult {
 #[serde(rename_all = "camelCase")]
 pub struct Measurement {
     pub at: MicroTime,
-    /// The queries as they were sent.
+    /// Begin of the window that the value comes from; its end is `at`.
+    pub since: MicroTime,
+    /// The queries as they were sent. Only on the newest measurement that sent them: the one before it loses them, if they are the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queries: Vec<String>,
     /// The value: a number, or numbers separated by commas.
@@ -174,6 +176,7 @@ pub struct Measurement {
 #[serde(rename_all = "camelCase")]
 pub struct Reading {
     pub at: MicroTime,
-    /// For each source (a pod, or the URL): the counters that the metric uses, in the order in which it names them.
-    pub counters: BTreeMap<String, Vec<f64>>,
+    /// For each source (a pod, or an address of the URL) the counters that the metric uses: `numerator` and `denominator`, or the upper
+    /// bounds of a histogram's buckets.
+    pub counters: BTreeMap<String, BTreeMap<String, f64>>,
 }

@@ -4,18 +4,26 @@
 //! [`plan`] walks a straight line of `ensure…()?` calls over a [`draft::Draft`]; [`roll`] is the line of a canary, [`home`] the way back to rest,
 //! [`workload`] taking over and giving back, [`traffic`] the two Services, [`route`] the weights, [`command`] what people ask for,
 //! [`verdict`] what the analysis lets it do, [`report`] what the status says.
+//!
+//! [`analysis`] is the life of an AnalysisRun: [`source`] (with [`query`], [`presets`], [`selector`]) is what it measures, [`judge`] the verdict.
 
 pub mod analysis;
 mod command;
 pub mod draft;
+pub mod histogram;
 mod home;
+pub mod judge;
 pub mod observed;
 pub mod patch;
 pub mod plan;
+pub mod presets;
+pub mod query;
 pub mod report;
 pub mod revision;
 mod roll;
 pub mod route;
+pub mod selector;
+pub mod source;
 pub mod spec;
 mod traffic;
 mod verdict;

@@ -1,0 +1,209 @@
+//! Where a metric's number comes from: its provider or preset, checked and parsed.
+
+use jiff::SignedDuration;
+
+use super::{
+    presets,
+    query::{Scope, Template},
+    selector::Selector,
+};
+use crate::api::analysis::{HistogramQuantile, Metric, PrometheusProvider, Ratio, ScrapeProvider, SecretKeyRef};
+
+/// What is wrong with a field: its path within the metric, and words that say how to mend it.
+pub type Fault = (String, String);
+
+/// Longest time for one request.
+pub const MAX_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
+const PROMETHEUS_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
+const SCRAPE_TIMEOUT: SignedDuration = SignedDuration::from_secs(5);
+
+/// What a number means; it is said in every message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    #[default]
+    None,
+    Percent,
+    Milliseconds,
+}
+
+/// What is computed. The texts are PromQL for Prometheus, series selectors for `scrape`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// The number as it is.
+    Value(Template),
+    /// 100 * numerator / denominator; the denominator is the number of samples.
+    Ratio { numerator: Template, denominator: Template },
+    /// A quantile of a histogram's increase (PromQL: one series for each `le`), multiplied by `scale`.
+    Quantile { histogram: Template, quantile: f64, scale: f64 },
+}
+
+impl What {
+    fn templates(&self) -> Vec<&Template> {
+        match self {
+            Self::Value(one) | Self::Quantile { histogram: one, .. } => vec![one],
+            Self::Ratio { numerator, denominator } => vec![numerator, denominator],
+        }
+    }
+
+    /// Whether the number is made from requests that are counted.
+    pub fn counts_samples(&self) -> bool {
+        !matches!(self, Self::Value(_))
+    }
+}
+
+/// Who is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Provider {
+    Prometheus {
+        /// `None`: the address that Sluice was installed with.
+        address: Option<String>,
+        token: Option<SecretKeyRef>,
+    },
+    /// One URL (of a gateway, say).
+    Url(Template),
+    /// Every ready pod of the canary. What is `None` comes from the pod's annotations.
+    Pods { port: Option<u16>, path: Option<String> },
+}
+
+/// Where a metric's number comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    pub provider: Provider,
+    pub what: What,
+    pub unit: Unit,
+    /// Time for one request.
+    pub timeout: SignedDuration,
+}
+
+/// What is known about the surroundings of a metric before it is measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Sluice was installed with the address of a Prometheus server.
+    pub prometheus: bool,
+    pub scope: Scope,
+}
+
+impl Source {
+    /// Parses and checks. All faults are found, not only the first.
+    pub fn parse(metric: &Metric, surroundings: &Surroundings) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let source = match (&metric.prometheus, &metric.scrape) {
+            (Some(_), Some(_)) => Err(vec![("scrape".to_owned(), "a metric has one provider: prometheus or scrape".to_owned())]),
+            (_, Some(scrape)) => from_scrape(metric, scrape),
+            (Some(prometheus), None) => from_prometheus(metric, prometheus),
+            (None, None) if metric.preset.is_some() => from_prometheus(metric, &PrometheusProvider::default()),
+            (None, None) => Err(vec![("prometheus".to_owned(), "a metric needs a preset or a provider (prometheus, scrape)".to_owned())]),
+        }
+        .map_err(|mut more| faults.append(&mut more))
+        .ok();
+        if metric.preset.is_none() && !metric.parameters.is_empty() {
+            faults.push(("parameters".to_owned(), "parameters belong to a preset".to_owned()));
+        }
+        if let Some(source) = &source {
+            source.check(metric, surroundings, &mut faults);
+        }
+        source.filter(|_| faults.is_empty()).ok_or(faults)
+    }
+
+    fn check(&self, metric: &Metric, surroundings: &Surroundings, faults: &mut Vec<Fault>) {
+        let provider = if metric.scrape.is_some() { "scrape" } else { "prometheus" };
+        let field = if metric.preset.is_some() { "preset" } else { provider };
+        for template in self.what.templates() {
+            let checked = template.check(&surroundings.scope).map_err(|error| error.to_string());
+            let checked = checked.and_then(|text| if provider == "scrape" { parse_selector(&text) } else { Ok(()) });
+            faults.extend(checked.err().map(|error| (field.to_owned(), error)));
+        }
+        match &self.provider {
+            Provider::Prometheus { address: None, .. } if !surroundings.prometheus => faults.push((
+                "prometheus.address".to_owned(),
+                "set the address of a Prometheus server: Sluice was installed without one (prometheus.address of its chart)".to_owned(),
+            )),
+            Provider::Prometheus { address: Some(address), .. } => {
+                faults.extend(check_url(address).map(|error| ("prometheus.address".to_owned(), error)));
+            }
+            Provider::Url(template) => {
+                let error = template.check(&surroundings.scope).map_or_else(|error| Some(error.to_string()), |url| check_url(&url));
+                faults.extend(error.map(|error| ("scrape.url".to_owned(), error)));
+            }
+            _ => {}
+        }
+        if !(SignedDuration::from_millis(1)..=MAX_TIMEOUT).contains(&self.timeout) {
+            faults.push((format!("{provider}.timeout"), "the timeout must be more than 0 and at most 60s".to_owned()));
+        }
+        if let What::Quantile { quantile, .. } = self.what
+            && !(quantile > 0.0 && quantile < 1.0)
+        {
+            faults
+                .push((format!("{field}.quantile"), format!("{quantile} is not above 0 and below 1: write 0.99 for the 99th percentile")));
+        }
+    }
+}
+
+fn from_prometheus(metric: &Metric, prometheus: &PrometheusProvider) -> Result<Source, Vec<Fault>> {
+    let (what, unit) = match (metric.preset, &prometheus.query, &prometheus.ratio) {
+        (Some(preset), None, None) => presets::expand(preset, &metric.parameters, presets::Transport::Prometheus)?,
+        (None, Some(query), None) => (What::Value(template("prometheus.query", query)?), Unit::None),
+        (None, None, Some(both)) => (ratio("prometheus.ratio", both)?, Unit::Percent),
+        _ => {
+            let message = "prometheus needs exactly one of query and ratio, and none of them beside a preset, which brings its own";
+            return Err(vec![("prometheus".to_owned(), message.to_owned())]);
+        }
+    };
+    let provider = Provider::Prometheus { address: prometheus.address.clone(), token: prometheus.bearer_token_secret_ref.clone() };
+    let timeout = prometheus.timeout.as_ref().map_or(PROMETHEUS_TIMEOUT, |timeout| timeout.get());
+    Ok(Source { provider, what, unit, timeout })
+}
+
+fn from_scrape(metric: &Metric, scrape: &ScrapeProvider) -> Result<Source, Vec<Fault>> {
+    let transport = presets::Transport::Scrape { url: scrape.url.is_some() };
+    let (what, unit) = match (metric.preset, &scrape.ratio, &scrape.quantile, &scrape.value) {
+        (Some(preset), None, None, None) => presets::expand(preset, &metric.parameters, transport)?,
+        (None, Some(both), None, None) => (ratio("scrape.ratio", both)?, Unit::Percent),
+        (None, None, Some(HistogramQuantile { histogram, quantile }), None) => {
+            let histogram = template("scrape.quantile.histogram", histogram)?;
+            (What::Quantile { histogram, quantile: *quantile, scale: 1.0 }, Unit::None)
+        }
+        (None, None, None, Some(selector)) => (What::Value(template("scrape.value", selector)?), Unit::None),
+        _ => {
+            let message = "scrape needs exactly one of ratio, quantile and value, and none of them beside a preset, which brings its own";
+            return Err(vec![("scrape".to_owned(), message.to_owned())]);
+        }
+    };
+    let provider = match &scrape.url {
+        Some(url) => Provider::Url(template("scrape.url", url)?),
+        None => {
+            let port = scrape.port.map(|port| u16::try_from(port).ok().filter(|port| *port > 0).ok_or(port)).transpose();
+            let port = port.map_err(|port| vec![("scrape.port".to_owned(), format!("{port} is not a port: 1 to 65535"))])?;
+            Provider::Pods { port, path: scrape.path.clone() }
+        }
+    };
+    let timeout = scrape.timeout.as_ref().map_or(SCRAPE_TIMEOUT, |timeout| timeout.get());
+    Ok(Source { provider, what, unit, timeout })
+}
+
+fn template(field: &str, text: &str) -> Result<Template, Vec<Fault>> {
+    Template::parse(text).map_err(|error| vec![(field.to_owned(), error.to_string())])
+}
+
+fn ratio(field: &str, ratio: &Ratio) -> Result<What, Vec<Fault>> {
+    let numerator = template(&format!("{field}.numerator"), &ratio.numerator)?;
+    let denominator = template(&format!("{field}.denominator"), &ratio.denominator)?;
+    Ok(What::Ratio { numerator, denominator })
+}
+
+fn parse_selector(text: &str) -> Result<(), String> {
+    Selector::parse(text).map(drop).map_err(|error| error.to_string())
+}
+
+/// What is wrong with a URL.
+fn check_url(text: &str) -> Option<String> {
+    let bad = |why: &str| Some(format!("{text:?} is not usable: {why}"));
+    let Ok(uri) = text.parse::<http::Uri>() else { return bad("write a URL such as http://prometheus.monitoring:9090") };
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+            bad("it holds credentials; put a token into a Secret (bearerTokenSecretRef)")
+        }
+        (Some("http" | "https"), Some(authority)) if !authority.host().is_empty() => None,
+        _ => bad("it must begin with http:// or https:// and a host"),
+    }
+}
