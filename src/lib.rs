@@ -1,6 +1,12 @@
 //! Sluice: progressive delivery for Kubernetes on the Gateway API.
 #![forbid(unsafe_code)]
+pub mod act;
 pub mod api;
 pub mod cli;
+pub mod controller;
 pub mod core;
+pub mod lease;
 pub mod metrics;
+pub mod notify;
+pub mod telemetry;
+pub mod world;

@@ -1,6 +1,17 @@
 //! The controller.
 
-use clap::{Parser, Subcommand};
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluice::{
+    controller::Controller,
+    core::Settings,
+    lease::{Claim, Elector},
+    telemetry::{self, Telemetry},
+    world::World,
+};
+use tokio::sync::watch;
 
 /// Progressive delivery for Kubernetes on the Gateway API.
 #[derive(Parser)]
@@ -12,17 +23,115 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the controller.
+    Run(Run),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
 }
 
+#[derive(Args)]
+struct Run {
+    /// Address of /metrics, /healthz and /readyz.
+    #[arg(long, env = "SLUICE_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Prometheus for metrics that name no address, such as http://prometheus.monitoring:9090.
+    #[arg(long, env = "SLUICE_PROMETHEUS_ADDRESS")]
+    prometheus_address: Option<String>,
+    /// Namespace of the lease by which one replica leads.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// Name of that lease.
+    #[arg(long, env = "SLUICE_LEASE_NAME", default_value = "sluice")]
+    lease_name: String,
+    /// Lead without a lease: for a single replica on a cluster that nobody else works on.
+    #[arg(long)]
+    no_lease: bool,
+    /// How logs are written. What is logged: RUST_LOG (default info).
+    #[arg(long, env = "SLUICE_LOG_FORMAT", default_value = "json")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Run(options) => run(options),
         Command::Crds => {
             for crd in sluice::api::crds() {
-                println!("---\n{}", serde_yaml_ng::to_string(&crd)?);
+                println!("---\n{}", serde_yaml_ng::to_string(&crd)?.trim_end());
             }
+            Ok(())
         }
     }
+}
+
+#[tokio::main]
+async fn run(options: Run) -> anyhow::Result<()> {
+    log_to_stderr(options.log_format);
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider is installed already");
+    }
+    let config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
+    let client = kube::Client::try_from(config).context("the cluster's configuration cannot be used")?;
+    let world = World::default();
+    let telemetry = Telemetry::default();
+    let (stop, stopped) = watch::channel(false);
+
+    let (claim, elector) = match options.no_lease {
+        true => (Claim::always(), None),
+        false => {
+            let me = format!("{}_{:08x}", std::env::var("POD_NAME").unwrap_or_else(|_| "sluice".into()), std::process::id());
+            let (elector, claim) = Elector::new(client.clone(), &options.namespace, &options.lease_name, &identity(me));
+            (claim, Some(tokio::spawn(elector.run(stopped))))
+        }
+    };
+    let listener = tokio::net::TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
+    let server = axum::serve(listener, telemetry::router(telemetry.clone(), world.clone(), claim.clone()));
+    let settings = Settings { prometheus_address: options.prometheus_address };
+    let controller = Controller::new(client, world, claim, settings, telemetry, Arc::new(jiff::Timestamp::now));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %options.listen, "starts");
+    tokio::select! {
+        () = controller.run() => anyhow::bail!("the controller ended by itself"),
+        ended = async { server.await } => ended.context("the HTTP server ended")?,
+        signal = shutdown() => tracing::info!(signal, "stops"),
+    }
+    stop.send_replace(true);
+    if let Some(elector) = elector {
+        elector.await.context("the elector ended")?;
+    }
     Ok(())
+}
+
+/// Unique for each process: a container that is restarted in the same pod is another candidate.
+fn identity(name: String) -> String {
+    let nanos = jiff::Timestamp::now().as_nanosecond().unsigned_abs() & 0xffff_ffff;
+    format!("{name}_{nanos:08x}")
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+        LogFormat::Text => logs.init(),
+    }
+}
+
+async fn shutdown() -> &'static str {
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = terminate => "SIGTERM",
+        _ = tokio::signal::ctrl_c() => "SIGINT",
+    }
 }

@@ -48,6 +48,8 @@ pub mod event {
     pub const INVALID_SPEC: &str = "InvalidSpec";
     /// Everything is at rest again.
     pub const HEALTHY: &str = "RolloutHealthy";
+    /// The API server refused a write of ours.
+    pub const WRITE_REFUSED: &str = "WriteRefused";
     /// The Deployment stays paused because Git owns its replicas.
     pub const PARKED: &str = "WorkloadParked";
 }

@@ -1,0 +1,189 @@
+//! The only place that writes. It decides nothing: a plan's actions are carried out one after the other, each fenced by the lease
+//! (checked here before each write) and by the epoch (tested in the write itself), then the status, if it has changed.
+
+use std::time::Duration;
+
+use kube::{
+    Api, Client,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    core::{
+        observed::{DryRun, Meta},
+        patch::{Action, Kind, Write},
+    },
+    lease::Claim,
+    world::{Watched, World},
+};
+
+/// The name under which managed fields record our writes.
+pub const MANAGER: &str = "sluice";
+
+/// Time for one request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    #[error("another replica leads")]
+    NotLeader,
+    /// What the write was computed from has changed: look again.
+    #[error("{what}: it has changed meanwhile")]
+    Stale { what: String },
+    #[error("{what}: refused by the API server: {message}")]
+    Refused { what: String, message: String },
+    #[error("{what}: no answer in {} s", TIMEOUT.as_secs())]
+    TimedOut { what: String },
+    #[error("{what}: {source}")]
+    Request { what: String, source: Box<kube::Error> },
+}
+
+impl ActError {
+    /// The variant, as a metric's label.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::NotLeader => "not_leader",
+            Self::Stale { .. } => "stale",
+            Self::Refused { .. } => "refused",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Request { .. } => "request",
+        }
+    }
+}
+
+impl Kind {
+    fn watched(self) -> Watched {
+        match self {
+            Self::Rollout => Watched::Rollout,
+            Self::RolloutAction => Watched::RolloutAction,
+            Self::AnalysisRun => Watched::AnalysisRun,
+            Self::Deployment => Watched::Deployment,
+            Self::ReplicaSet => Watched::ReplicaSet,
+            Self::ControllerRevision => Watched::ControllerRevision,
+            Self::Service => Watched::Service,
+            Self::HttpRoute => Watched::HttpRoute,
+        }
+    }
+
+    fn resource(self) -> ApiResource {
+        self.watched().resource()
+    }
+}
+
+#[derive(Clone)]
+pub struct Actor {
+    client: Client,
+    world: World,
+    claim: Claim,
+}
+
+impl Actor {
+    pub fn new(client: Client, world: World, claim: Claim) -> Self {
+        Self { client, world, claim }
+    }
+
+    fn api(&self, namespace: &str, kind: Kind) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &kind.resource())
+    }
+
+    /// One request, within its time, and only while we lead.
+    async fn send<T>(&self, what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, ActError> {
+        if !self.claim.holds() {
+            return Err(ActError::NotLeader);
+        }
+        let what = || what.to_owned();
+        match tokio::time::timeout(TIMEOUT, request).await {
+            Err(_) => Err(ActError::TimedOut { what: what() }),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(kube::Error::Api(status))) => Err(match status.code {
+                404 | 409 => ActError::Stale { what: what() },
+                // A JSON Patch whose test failed.
+                422 if status.reason != "Invalid" || is_failed_test(&status.message) => ActError::Stale { what: what() },
+                400 | 403 | 405 | 413 | 422 => ActError::Refused { what: what(), message: status.message.clone() },
+                _ => ActError::Request { what: what(), source: Box::new(kube::Error::Api(status)) },
+            }),
+            Ok(Err(error)) => Err(ActError::Request { what: what(), source: Box::new(error) }),
+        }
+    }
+
+    /// Carries one action out; what comes back is known to the world at once.
+    pub async fn carry_out(&self, namespace: &str, action: &Action) -> Result<(), ActError> {
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let what = action.what.as_str();
+        match &action.write {
+            Write::Create { kind, body } => {
+                let object: DynamicObject = serde_json::from_value(body.clone())
+                    .map_err(|e| ActError::Refused { what: what.to_owned(), message: e.to_string() })?;
+                let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+                match self.send(what, self.api(namespace, *kind).create(&params, &object)).await {
+                    Ok(made) => self.world.written(kind.watched(), &made),
+                    // It exists: an earlier create took effect, and the watch will bring it.
+                    Err(ActError::Stale { .. }) => return Err(ActError::Stale { what: what.to_owned() }),
+                    Err(error) => return Err(error),
+                }
+            }
+            Write::Patch { kind, name, subresource, ops } => {
+                let patch: Patch<Value> = json_patch(ops, what)?;
+                let api = self.api(namespace, *kind);
+                let patched = match subresource {
+                    Some(subresource) => self.send(what, api.patch_subresource(subresource, name, &params, &patch)).await?,
+                    None => self.send(what, api.patch(name, &params, &patch)).await?,
+                };
+                self.world.written(kind.watched(), &patched);
+            }
+            Write::Scale { kind, name, replicas } => {
+                let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+                self.send(what, self.api(namespace, *kind).patch_scale(name, &params, &patch)).await?;
+            }
+            Write::Delete { kind, name, uid, resource_version } => {
+                let only = Preconditions { uid: Some(uid.clone()), resource_version: Some(resource_version.clone()) };
+                let params = DeleteParams { preconditions: Some(only), ..DeleteParams::background() };
+                match self.send(what, self.api(namespace, *kind).delete(name, &params)).await {
+                    Ok(_) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        tracing::info!(namespace, action = what, "done");
+        Ok(())
+    }
+
+    /// Writes a status, if nothing about its object has changed since it was looked at.
+    pub async fn write_status(&self, namespace: &str, kind: Kind, meta: &Meta, status: &Value) -> Result<(), ActError> {
+        let what = format!("write the status of {kind:?} {}", meta.name);
+        let ops = [
+            json!({"op": "test", "path": "/metadata/uid", "value": meta.uid}),
+            json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version}),
+            json!({"op": "add", "path": "/status", "value": status}),
+        ];
+        let patch: Patch<Value> = json_patch(&ops, &what)?;
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let patched = self.send(&what, self.api(namespace, kind).patch_subresource("status", &meta.name, &params, &patch)).await?;
+        self.world.written(kind.watched(), &patched);
+        Ok(())
+    }
+
+    /// Asks the API server what it makes of a ReplicaSet, without making one.
+    pub async fn dry_run(&self, namespace: &str, body: &Value) -> Result<DryRun, ActError> {
+        let what = "ask the API server about the new template";
+        let refused = |message: String| ActError::Refused { what: what.to_owned(), message };
+        let object: DynamicObject = serde_json::from_value(body.clone()).map_err(|e| refused(e.to_string()))?;
+        let params = PostParams { dry_run: true, field_manager: Some(MANAGER.to_owned()) };
+        match self.send(what, self.api(namespace, Kind::ReplicaSet).create(&params, &object)).await {
+            Ok(made) => Ok(DryRun::Defaulted(crate::core::revision::digest(made.data.pointer("/spec/template").unwrap_or(&Value::Null)))),
+            Err(ActError::Refused { message, .. }) => Ok(DryRun::Refused(message)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_failed_test(message: &str) -> bool {
+    message.contains("test operation") || message.contains("testing") || message.contains("the server rejected our request")
+}
+
+fn json_patch(ops: &[Value], what: &str) -> Result<Patch<Value>, ActError> {
+    let patch = serde_json::from_value(Value::from(ops.to_vec()))
+        .map_err(|e| ActError::Refused { what: what.to_owned(), message: e.to_string() })?;
+    Ok(Patch::Json(patch))
+}

@@ -1,0 +1,342 @@
+//! What is known of the cluster, by namespace and name, and which Rollouts an object concerns.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use kube::api::DynamicObject;
+
+use super::{
+    Watched,
+    project::{self, PodEntry, ReplicaSetEntry, RolloutEntry, ServiceEntry, SliceEntry},
+};
+use crate::{
+    api::{AnalysisTemplateSpec, keys},
+    core::observed::{
+        ActionView, EndpointView, Meta, Observed, Owner, ReplicaSetView, RolloutView, RouteView, RunView, ServiceView, WorkloadView,
+    },
+};
+
+/// Something to look at again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    Rollout { namespace: String, name: String },
+    Run { namespace: String, name: String },
+}
+
+/// Objects by namespace and name.
+#[derive(Debug)]
+struct Table<T>(HashMap<String, BTreeMap<String, T>>);
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T> Table<T> {
+    fn get(&self, namespace: &str, name: &str) -> Option<&T> {
+        self.0.get(namespace)?.get(name)
+    }
+
+    fn all<'a>(&'a self, namespace: &str) -> impl Iterator<Item = (&'a String, &'a T)> + use<'a, T> {
+        self.0.get(namespace).into_iter().flatten()
+    }
+
+    fn put(&mut self, namespace: &str, name: &str, value: Option<T>) {
+        let objects = self.0.entry(namespace.to_owned()).or_default();
+        match value {
+            Some(value) => objects.insert(name.to_owned(), value),
+            None => objects.remove(name),
+        };
+        if objects.is_empty() {
+            self.0.remove(namespace);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Index {
+    rollouts: Table<RolloutEntry>,
+    workloads: Table<WorkloadView>,
+    replica_sets: Table<ReplicaSetEntry>,
+    pods: Table<PodEntry>,
+    services: Table<ServiceEntry>,
+    slices: Table<SliceEntry>,
+    routes: Table<RouteView>,
+    runs: Table<RunView>,
+    templates: Table<AnalysisTemplateSpec>,
+    actions: Table<(Timestamp, ActionView)>,
+    anchors: Table<Meta>,
+    /// The newest version that was seen of each object, deletions included while a watch may still bring an older one.
+    versions: HashMap<(Watched, String, String), u64>,
+}
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Applied,
+    Deleted,
+}
+
+impl Index {
+    /// Takes an object in, unless something newer of it is known: our own writes come back faster than the watch. Returns what is
+    /// to be looked at again.
+    pub fn take(&mut self, kind: Watched, object: &DynamicObject, change: Change) -> BTreeSet<Key> {
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let version = object.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        let slot = self.versions.entry((kind, namespace.clone(), name.clone())).or_insert(0);
+        if version < *slot || (version == *slot && change == Change::Applied && version > 0) {
+            return BTreeSet::new();
+        }
+        *slot = version;
+        let mut keys = self.concerned(kind, &namespace, &name);
+        self.store(kind, &namespace, &name, (change == Change::Applied).then_some(object));
+        keys.append(&mut self.concerned(kind, &namespace, &name));
+        if change == Change::Deleted {
+            self.versions.remove(&(kind, namespace, name));
+        }
+        keys
+    }
+
+    /// After a new list: what is known of `kind` but was not in it is gone.
+    pub fn retain(&mut self, kind: Watched, listed: &BTreeSet<(String, String)>) -> BTreeSet<Key> {
+        let known: Vec<(String, String)> =
+            self.versions.keys().filter(|(k, ..)| *k == kind).map(|(_, namespace, name)| (namespace.clone(), name.clone())).collect();
+        let mut keys = BTreeSet::new();
+        for (namespace, name) in known.into_iter().filter(|object| !listed.contains(object)) {
+            keys.append(&mut self.concerned(kind, &namespace, &name));
+            self.store(kind, &namespace, &name, None);
+            self.versions.remove(&(kind, namespace, name));
+        }
+        keys
+    }
+
+    fn store(&mut self, kind: Watched, namespace: &str, name: &str, object: Option<&DynamicObject>) {
+        match kind {
+            Watched::Rollout => self.rollouts.put(namespace, name, object.map(project::rollout)),
+            Watched::Deployment => self.workloads.put(namespace, name, object.map(project::workload)),
+            Watched::ReplicaSet => self.replica_sets.put(namespace, name, object.map(project::replica_set)),
+            Watched::Pod => self.pods.put(namespace, name, object.and_then(project::pod)),
+            Watched::Service => self.services.put(namespace, name, object.map(project::service)),
+            Watched::EndpointSlice => self.slices.put(namespace, name, object.map(project::endpoint_slice)),
+            Watched::HttpRoute => self.routes.put(namespace, name, object.map(project::http_route)),
+            Watched::AnalysisRun => {
+                self.runs.put(namespace, name, object.and_then(|o| readable(project::analysis_run(o), kind, namespace, name)))
+            }
+            Watched::AnalysisTemplate => {
+                self.templates.put(namespace, name, object.and_then(|o| readable(project::analysis_template(o), kind, namespace, name)));
+            }
+            Watched::RolloutAction => {
+                self.actions.put(namespace, name, object.and_then(|o| readable(project::action(o), kind, namespace, name)))
+            }
+            Watched::ControllerRevision => self.anchors.put(namespace, name, object.map(project::anchor)),
+        }
+    }
+
+    /// What an object concerns, as it is known now.
+    fn concerned(&self, kind: Watched, namespace: &str, name: &str) -> BTreeSet<Key> {
+        let mut keys = BTreeSet::new();
+        let mut add = |rollout: &str| {
+            keys.insert(Key::Rollout { namespace: namespace.to_owned(), name: rollout.to_owned() });
+        };
+        match kind {
+            Watched::Rollout => {
+                add(name);
+                // Another one may have waited for this one to give its Service up.
+                self.rollouts.all(namespace).filter(|(other, _)| *other != name).for_each(|(other, _)| add(other));
+            }
+            Watched::Deployment => self.rollouts_by(namespace, |r| of_workload(r, name)).for_each(|r| add(r)),
+            Watched::ReplicaSet => self.of_replica_set(namespace, name).into_iter().for_each(|r| add(&r)),
+            Watched::Pod => {
+                let owner = self.pods.get(namespace, name).map(|pod| pod.replica_set.0.clone());
+                owner.into_iter().flat_map(|set| self.of_replica_set(namespace, &set)).for_each(|r| add(&r));
+            }
+            Watched::Service => self.rollouts_by(namespace, |r| of_service(r, name)).for_each(|r| add(r)),
+            Watched::EndpointSlice => {
+                let service = self.slices.get(namespace, name).map(|slice| slice.service.clone()).unwrap_or_default();
+                self.rollouts_by(namespace, |r| of_service(r, &service)).for_each(|r| add(r));
+            }
+            Watched::HttpRoute => {
+                let recorded = self.routes.get(namespace, name).map(recorded_by).unwrap_or_default();
+                self.rollouts_by(namespace, |r| of_route(r, name)).for_each(|r| add(r));
+                recorded.iter().for_each(|r| add(r));
+            }
+            Watched::AnalysisRun => {
+                if let Some(run) = self.runs.get(namespace, name) {
+                    add(&run.spec.rollout);
+                }
+                keys.insert(Key::Run { namespace: namespace.to_owned(), name: name.to_owned() });
+            }
+            Watched::AnalysisTemplate => self.rollouts.all(namespace).for_each(|(r, _)| add(r)),
+            Watched::RolloutAction => {
+                if let Some((_, action)) = self.actions.get(namespace, name) {
+                    add(&action.spec.rollout);
+                }
+            }
+            Watched::ControllerRevision => {
+                if let Some(rollout) = self.anchors.get(namespace, name).and_then(|a| a.labels.get(keys::ROLLOUT)) {
+                    add(rollout);
+                }
+            }
+        }
+        keys
+    }
+
+    fn rollouts_by<'a>(&'a self, namespace: &str, test: impl Fn(&RolloutEntry) -> bool) -> impl Iterator<Item = &'a String> {
+        self.rollouts.all(namespace).filter(move |(_, r)| test(r)).map(|(name, _)| name)
+    }
+
+    fn of_replica_set(&self, namespace: &str, name: &str) -> Vec<String> {
+        let Some(set) = self.replica_sets.get(namespace, name) else { return vec![] };
+        if let Some(rollout) = set.meta.labels.get(keys::ROLLOUT) {
+            return vec![rollout.clone()];
+        }
+        match &set.controller {
+            Some((kind, owner, _)) if kind == "Deployment" => self.rollouts_by(namespace, |r| of_workload(r, owner)).cloned().collect(),
+            _ => vec![],
+        }
+    }
+
+    pub fn rollout_keys(&self) -> BTreeSet<Key> {
+        let names = self.rollouts.0.iter().flat_map(|(namespace, all)| all.keys().map(move |name| (namespace.clone(), name.clone())));
+        names.map(|(namespace, name)| Key::Rollout { namespace, name }).collect()
+    }
+
+    /// Everything that is worked on.
+    pub fn all_keys(&self) -> BTreeSet<Key> {
+        let mut keys = self.rollout_keys();
+        for (namespace, runs) in &self.runs.0 {
+            keys.extend(runs.keys().map(|name| Key::Run { namespace: namespace.clone(), name: name.clone() }));
+        }
+        keys
+    }
+
+    pub fn run(&self, namespace: &str, name: &str) -> Option<&RunView> {
+        self.runs.get(namespace, name)
+    }
+
+    /// Ready pods of a revision with the address and annotations that say where their metrics are.
+    pub fn pods_of(&self, namespace: &str, hash: &str) -> Vec<&PodEntry> {
+        self.pods.all(namespace).map(|(_, pod)| pod).filter(|pod| pod.view.hash == hash && pod.view.ready).collect()
+    }
+
+    /// Why a Rollout cannot be read, if it cannot.
+    pub fn unreadable(&self, namespace: &str, name: &str) -> Option<&str> {
+        self.rollouts.get(namespace, name)?.spec.as_ref().err().map(String::as_str)
+    }
+
+    pub fn observe(&self, namespace: &str, name: &str, epoch: u64) -> Option<Observed> {
+        let rollout = self.rollouts.get(namespace, name)?;
+        let spec = rollout.spec.as_ref().ok()?;
+        let anchor = self.anchors.get(namespace, name).filter(|a| a.labels.get(keys::ROLLOUT).map(String::as_str) == Some(name)).cloned();
+        let workload = spec.workload_ref.as_ref().and_then(|w| self.workloads.get(namespace, &w.name)).cloned();
+        let replica_sets = self.replica_sets_of(namespace, anchor.as_ref(), workload.as_ref());
+        let pods = self.pods.all(namespace).map(|(_, pod)| pod);
+        let pods = pods.filter(|pod| replica_sets.iter().any(|rs| rs.meta.uid == pod.replica_set.1)).map(|pod| pod.view.clone()).collect();
+        let service = |name: &str| self.service(namespace, name, anchor.as_ref());
+        let traffic = spec.traffic.as_ref();
+        let routes =
+            self.routes.all(namespace).filter(|(route, view)| of_route(rollout, route) || recorded_by(view).iter().any(|r| r == name));
+        let mut actions: Vec<_> = self
+            .actions
+            .all(namespace)
+            .filter(|(_, (_, a))| a.spec.rollout == name && a.status.outcome.is_none())
+            .map(|(_, a)| a)
+            .collect();
+        actions.sort_by(|a, b| (a.0, &a.1.meta.name).cmp(&(b.0, &b.1.meta.name)));
+        Some(Observed {
+            epoch,
+            rollout: RolloutView {
+                namespace: namespace.to_owned(),
+                meta: rollout.meta.clone(),
+                finalizers: rollout.finalizers.clone(),
+                spec: spec.clone(),
+                status: rollout.status.clone(),
+            },
+            service: traffic.and_then(|t| service(&t.service)),
+            canary_service: traffic.and_then(|t| service(&t.canary_service())),
+            routes: routes.map(|(_, view)| view.clone()).collect(),
+            runs: self.runs.all(namespace).filter(|(_, run)| run.spec.rollout == name).map(|(_, run)| run.clone()).collect(),
+            analysis_templates: self.templates.all(namespace).map(|(name, t)| (name.clone(), t.clone())).collect(),
+            actions: actions.into_iter().map(|(_, action)| action.clone()).collect(),
+            dry_run: None,
+            rival: self.rival(namespace, name, rollout),
+            anchor,
+            workload,
+            replica_sets,
+            pods,
+        })
+    }
+
+    fn replica_sets_of(&self, namespace: &str, anchor: Option<&Meta>, workload: Option<&WorkloadView>) -> Vec<ReplicaSetView> {
+        let owner = |set: &ReplicaSetEntry| match &set.controller {
+            Some((_, _, uid)) if anchor.is_some_and(|a| a.uid == *uid) => Some(Owner::Anchor),
+            Some((_, _, uid)) if workload.is_some_and(|w| w.meta.uid == *uid) => Some(Owner::Workload),
+            _ => None,
+        };
+        let sets = self.replica_sets.all(namespace).filter_map(|(_, set)| Some((owner(set)?, set)));
+        let view = |(owner, set): (Owner, &ReplicaSetEntry)| ReplicaSetView {
+            meta: set.meta.clone(),
+            owner,
+            hash: set.hash.clone(),
+            digest: set.digest.clone(),
+            images: set.images.clone(),
+            created_at: set.created_at,
+            replicas: set.replicas,
+            status_replicas: set.status_replicas,
+            ready: set.ready,
+            available: set.available,
+        };
+        sets.map(view).collect()
+    }
+
+    fn service(&self, namespace: &str, name: &str, anchor: Option<&Meta>) -> Option<ServiceView> {
+        let service = self.services.get(namespace, name)?;
+        let endpoints = self.slices.all(namespace).filter(|(_, slice)| slice.service == name).flat_map(|(_, slice)| &slice.endpoints);
+        let endpoint = |(pod, ready): &(String, bool)| EndpointView {
+            pod: pod.clone(),
+            hash: self.pods.get(namespace, pod).map(|p| p.view.hash.clone()),
+            ready: *ready,
+        };
+        Some(ServiceView {
+            meta: service.meta.clone(),
+            ours: anchor.is_some_and(|a| service.owner_uids.contains(&a.uid)),
+            selector: service.selector.clone(),
+            spec: service.spec.clone(),
+            endpoints: endpoints.map(endpoint).collect(),
+        })
+    }
+
+    /// A Rollout that is older and names the same workload or one of the same Services.
+    fn rival(&self, namespace: &str, name: &str, rollout: &RolloutEntry) -> Option<String> {
+        let spec = rollout.spec.as_ref().ok()?;
+        let same = |other: &RolloutEntry| {
+            let workload = spec.workload_ref.as_ref().is_some_and(|w| of_workload(other, &w.name));
+            let service = spec.traffic.as_ref().is_some_and(|t| of_service(other, &t.service) || of_service(other, &t.canary_service()));
+            workload || service
+        };
+        let older = |other_name: &String, other: &RolloutEntry| (other.created_at, other_name.as_str()) < (rollout.created_at, name);
+        self.rollouts.all(namespace).find(|(n, other)| *n != name && older(n, other) && same(other)).map(|(n, _)| n.clone())
+    }
+}
+
+fn of_workload(rollout: &RolloutEntry, name: &str) -> bool {
+    rollout.spec.as_ref().is_ok_and(|s| s.workload_ref.as_ref().is_some_and(|w| w.name == name))
+}
+
+fn of_service(rollout: &RolloutEntry, name: &str) -> bool {
+    rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(|t| t.service == name || t.canary_service() == name))
+}
+
+fn of_route(rollout: &RolloutEntry, name: &str) -> bool {
+    rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(|t| t.routes.iter().any(|r| r.name == name)))
+}
+
+fn recorded_by(route: &RouteView) -> Vec<String> {
+    route.meta.annotations.keys().filter_map(|key| key.strip_prefix(keys::ROUTE_RECORD_PREFIX)).map(str::to_owned).collect()
+}
+
+fn readable<T>(parsed: Result<T, String>, kind: Watched, namespace: &str, name: &str) -> Option<T> {
+    parsed.inspect_err(|error| tracing::warn!(?kind, namespace, name, error, "an object cannot be read and is passed over")).ok()
+}

@@ -1,0 +1,179 @@
+//! Watches, pruned to what decisions need, and from there to an [`Observed`](crate::core::Observed).
+
+pub mod index;
+pub mod project;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, RwLock},
+};
+
+use futures::{Stream, StreamExt};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, GroupVersionKind},
+    runtime::{WatchStreamExt, watcher},
+};
+use tokio::sync::{broadcast, watch};
+
+pub use index::{Change, Index, Key};
+
+/// The kinds that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Watched {
+    Rollout,
+    Deployment,
+    ReplicaSet,
+    Pod,
+    Service,
+    EndpointSlice,
+    HttpRoute,
+    AnalysisRun,
+    AnalysisTemplate,
+    RolloutAction,
+    ControllerRevision,
+}
+
+impl Watched {
+    pub const ALL: [Self; 11] = [
+        Self::Rollout,
+        Self::Deployment,
+        Self::ReplicaSet,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::HttpRoute,
+        Self::AnalysisRun,
+        Self::AnalysisTemplate,
+        Self::RolloutAction,
+        Self::ControllerRevision,
+    ];
+
+    pub fn resource(self) -> ApiResource {
+        let (group, version, kind, plural) = match self {
+            Self::Rollout => ("sluice.dev", "v1alpha1", "Rollout", "rollouts"),
+            Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
+            Self::ReplicaSet => ("apps", "v1", "ReplicaSet", "replicasets"),
+            Self::Pod => ("", "v1", "Pod", "pods"),
+            Self::Service => ("", "v1", "Service", "services"),
+            Self::EndpointSlice => ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
+            Self::HttpRoute => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+            Self::AnalysisRun => ("sluice.dev", "v1alpha1", "AnalysisRun", "analysisruns"),
+            Self::AnalysisTemplate => ("sluice.dev", "v1alpha1", "AnalysisTemplate", "analysistemplates"),
+            Self::RolloutAction => ("sluice.dev", "v1alpha1", "RolloutAction", "rolloutactions"),
+            Self::ControllerRevision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
+        };
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+    }
+
+    /// Only what can concern us, where a label tells.
+    fn selector(self) -> Option<&'static str> {
+        match self {
+            Self::Pod => Some("pod-template-hash"),
+            Self::EndpointSlice => Some("kubernetes.io/service-name"),
+            Self::ControllerRevision => Some("sluice.dev/rollout"),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of the cluster.
+#[derive(Clone)]
+pub struct World {
+    index: Arc<RwLock<Index>>,
+    changed: broadcast::Sender<Key>,
+    listed: Arc<watch::Sender<BTreeSet<Watched>>>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self { index: Arc::default(), changed: broadcast::channel(65_536).0, listed: Arc::new(watch::channel(BTreeSet::new()).0) }
+    }
+}
+
+impl World {
+    pub fn read<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
+        look(&self.index.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Index) -> BTreeSet<Key>) {
+        let keys = change(&mut self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for key in keys {
+            // Nobody listening is fine: whoever comes later looks at everything.
+            drop(self.changed.send(key));
+        }
+    }
+
+    /// What one of our own writes came back as: decisions after it never rest on what was before it.
+    pub fn written(&self, kind: Watched, object: &DynamicObject) {
+        self.write(|index| index.take(kind, object, Change::Applied));
+    }
+
+    /// Everything that has to be looked at again, from now on. A listener that fell behind is told of all Rollouts.
+    pub fn changes(&self) -> impl Stream<Item = Key> + use<> {
+        let world = self.clone();
+        futures::stream::unfold(self.changed.subscribe(), |mut receiver| async move {
+            match receiver.recv().await {
+                Ok(key) => Some((Ok(key), receiver)),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some((Err(()), receiver)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        })
+        .flat_map(move |key| match key {
+            Ok(key) => futures::stream::iter(vec![key]),
+            Err(()) => futures::stream::iter(world.read(Index::rollout_keys).into_iter().collect::<Vec<_>>()),
+        })
+    }
+
+    /// Whether every kind has been listed once: before that, nothing may be decided.
+    pub fn is_ready(&self) -> bool {
+        self.listed.borrow().len() == Watched::ALL.len()
+    }
+
+    /// Kinds that have not been listed yet.
+    pub fn missing(&self) -> Vec<Watched> {
+        let listed = self.listed.borrow();
+        Watched::ALL.into_iter().filter(|kind| !listed.contains(kind)).collect()
+    }
+
+    pub async fn ready(&self) {
+        let mut listed = self.listed.subscribe();
+        // The sender lives as long as this world.
+        drop(listed.wait_for(|listed| listed.len() == Watched::ALL.len()).await);
+    }
+
+    /// Watches one kind for ever.
+    pub async fn follow(&self, client: Client, kind: Watched) {
+        let api: Api<DynamicObject> = Api::all_with(client, &kind.resource());
+        let config = match kind.selector() {
+            Some(selector) => watcher::Config::default().labels(selector),
+            None => watcher::Config::default(),
+        };
+        let mut seen = BTreeSet::new();
+        let mut events = std::pin::pin!(watcher(api, config.page_size(200)).default_backoff());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => self.event(kind, event, &mut seen),
+                Err(error) => tracing::warn!(?kind, %error, "a watch failed and is started again"),
+            }
+        }
+    }
+
+    fn event(&self, kind: Watched, event: watcher::Event<DynamicObject>, seen: &mut BTreeSet<(String, String)>) {
+        match event {
+            watcher::Event::Apply(object) => self.write(|index| index.take(kind, &object, Change::Applied)),
+            watcher::Event::Delete(object) => self.write(|index| index.take(kind, &object, Change::Deleted)),
+            watcher::Event::Init => seen.clear(),
+            watcher::Event::InitApply(object) => {
+                seen.insert((object.metadata.namespace.clone().unwrap_or_default(), object.metadata.name.clone().unwrap_or_default()));
+                self.write(|index| index.take(kind, &object, Change::Applied));
+            }
+            watcher::Event::InitDone => {
+                self.write(|index| index.retain(kind, seen));
+                self.listed.send_modify(|listed| {
+                    listed.insert(kind);
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! From an object as the API server sends it to what Sluice keeps of it. Everything else is dropped before it is stored: managed
+//! fields alone would cost a hundred times what is kept here.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::DynamicObject;
+use serde_json::Value;
+
+use crate::{
+    api::{
+        AnalysisRunSpec, AnalysisRunStatus, AnalysisTemplateSpec, RolloutActionSpec, RolloutSpec, RolloutStatus,
+        action::RolloutActionStatus, keys, rollout::RouteKind,
+    },
+    core::{
+        observed::{ActionView, Meta, ParentView, PodView, Report, RouteView, RuleView, RunView, WorkloadView},
+        revision,
+    },
+};
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// A Rollout; the error says why it cannot be read.
+#[derive(Clone, Debug)]
+pub struct RolloutEntry {
+    pub meta: Meta,
+    pub finalizers: Vec<String>,
+    pub created_at: Timestamp,
+    pub spec: Result<RolloutSpec, String>,
+    pub status: RolloutStatus,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReplicaSetEntry {
+    pub meta: Meta,
+    /// The controller: its kind and uid.
+    pub controller: Option<(String, String, String)>,
+    pub hash: String,
+    pub digest: String,
+    pub images: Vec<String>,
+    pub created_at: Timestamp,
+    pub replicas: i32,
+    pub status_replicas: i32,
+    pub ready: i32,
+    pub available: i32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEntry {
+    pub view: PodView,
+    /// Name and uid of the ReplicaSet that it belongs to.
+    pub replica_set: (String, String),
+    pub address: Option<String>,
+    /// The annotations that say where its metrics are.
+    pub scrape: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServiceEntry {
+    pub meta: Meta,
+    pub owner_uids: Vec<String>,
+    pub selector: BTreeMap<String, String>,
+    pub spec: Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEntry {
+    pub service: String,
+    /// Pod (or address, where there is none) and whether it is ready.
+    pub endpoints: Vec<(String, bool)>,
+}
+
+fn meta(object: &ObjectMeta, keep: impl Fn(&str) -> bool) -> Meta {
+    let annotations = object.annotations.clone().unwrap_or_default();
+    Meta {
+        name: object.name.clone().unwrap_or_default(),
+        uid: object.uid.clone().unwrap_or_default(),
+        resource_version: object.resource_version.clone().unwrap_or_default(),
+        generation: object.generation.unwrap_or(0),
+        deleting: object.deletion_timestamp.is_some(),
+        labels: object.labels.clone().unwrap_or_default(),
+        has_annotations: !annotations.is_empty(),
+        annotations: annotations.into_iter().filter(|(key, _)| keep(key)).collect(),
+    }
+}
+
+fn ours(key: &str) -> bool {
+    key.starts_with("sluice.dev/") || key.starts_with(keys::ROUTE_RECORD_PREFIX) || key == keys::FLUX_RECONCILE
+}
+
+fn created(object: &ObjectMeta) -> Timestamp {
+    object.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
+}
+
+fn int(data: &Value, path: &str) -> i32 {
+    data.pointer(path).and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok()).unwrap_or(0)
+}
+
+fn text<'a>(data: &'a Value, key: &str) -> Option<&'a str> {
+    data.get(key).and_then(Value::as_str)
+}
+
+fn list<'a>(data: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
+    data.pointer(path).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn strings(data: &Value, path: &str) -> BTreeMap<String, String> {
+    let map = data.pointer(path).and_then(Value::as_object).into_iter().flatten();
+    map.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
+}
+
+fn status<T: Default + serde::de::DeserializeOwned>(data: &Value) -> T {
+    data.get("status").and_then(|s| serde_json::from_value(s.clone()).ok()).unwrap_or_default()
+}
+
+fn spec<T: serde::de::DeserializeOwned>(data: &Value) -> Result<T, String> {
+    serde_json::from_value(data.get("spec").cloned().unwrap_or_default()).map_err(|error| error.to_string())
+}
+
+pub fn rollout(object: &DynamicObject) -> RolloutEntry {
+    RolloutEntry {
+        meta: meta(&object.metadata, ours),
+        finalizers: object.metadata.finalizers.clone().unwrap_or_default(),
+        created_at: created(&object.metadata),
+        spec: spec(&object.data),
+        status: status(&object.data),
+    }
+}
+
+pub fn workload(object: &DynamicObject) -> WorkloadView {
+    let data = &object.data;
+    WorkloadView {
+        meta: meta(&object.metadata, ours),
+        replicas: data.pointer("/spec/replicas").and_then(Value::as_i64).map_or(1, |n| i32::try_from(n).unwrap_or(i32::MAX)),
+        paused: data.pointer("/spec/paused").and_then(Value::as_bool).unwrap_or(false),
+        observed_generation: data.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or(0),
+        selector: data.pointer("/spec/selector").cloned().unwrap_or_default(),
+        template: data.pointer("/spec/template").cloned().unwrap_or_default(),
+        replicas_in_git: replicas_in_git(&object.metadata),
+    }
+}
+
+/// Whether Git sets `replicas`: a server-side apply of it, or `kubectl apply`'s record, says so. Helm 3 leaves only update entries,
+/// so what Helm writes counts too.
+fn replicas_in_git(object: &ObjectMeta) -> bool {
+    let applied = object.annotations.as_ref().and_then(|a| a.get(LAST_APPLIED)).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    if applied.is_some_and(|manifest| manifest.pointer("/spec/replicas").is_some()) {
+        return true;
+    }
+    object.managed_fields.iter().flatten().any(|entry| {
+        let manager = entry.manager.as_deref().unwrap_or_default();
+        let git = entry.operation.as_deref() == Some("Apply") || manager.starts_with("helm");
+        let fields = entry.fields_v1.as_ref().map(|f| &f.0);
+        git && manager != crate::act::MANAGER
+            && entry.subresource.as_deref().unwrap_or("").is_empty()
+            && fields.is_some_and(|f| f.pointer("/f:spec/f:replicas").is_some())
+    })
+}
+
+pub fn replica_set(object: &DynamicObject) -> ReplicaSetEntry {
+    let data = &object.data;
+    let template = data.pointer("/spec/template").cloned().unwrap_or_default();
+    let mut meta = meta(&object.metadata, ours);
+    meta.labels.retain(|_, value| value.len() <= 63);
+    let controller = object.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
+    ReplicaSetEntry {
+        controller: controller.map(|o| (o.kind.clone(), o.name.clone(), o.uid.clone())),
+        hash: meta.labels.get(keys::POD_TEMPLATE_HASH).cloned().unwrap_or_default(),
+        digest: revision::digest(&template),
+        images: list(&template, "/spec/containers").filter_map(|c| Some(text(c, "image")?.to_owned())).collect(),
+        created_at: created(&object.metadata),
+        replicas: data.pointer("/spec/replicas").and_then(Value::as_i64).map_or(1, |n| i32::try_from(n).unwrap_or(i32::MAX)),
+        status_replicas: int(data, "/status/replicas"),
+        ready: int(data, "/status/readyReplicas"),
+        available: int(data, "/status/availableReplicas"),
+        meta,
+    }
+}
+
+/// A pod that runs; one that has ended (evicted, completed) is none.
+pub fn pod(object: &DynamicObject) -> Option<PodEntry> {
+    let data = &object.data;
+    if matches!(data.pointer("/status/phase").and_then(Value::as_str), Some("Failed" | "Succeeded")) {
+        return None;
+    }
+    let owner = object.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true) && o.kind == "ReplicaSet")?;
+    let stopping = object.metadata.deletion_timestamp.is_some();
+    let condition = list(data, "/status/conditions").find(|c| text(c, "type") == Some("Ready"));
+    let ready = condition.and_then(|c| text(c, "status")) == Some("True") && !stopping;
+    let waiting = list(data, "/status/containerStatuses")
+        .chain(list(data, "/status/initContainerStatuses"))
+        .filter_map(|c| text(c.pointer("/state/waiting")?, "reason"))
+        .find(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"));
+    let unscheduled = list(data, "/status/conditions")
+        .find(|c| text(c, "type") == Some("PodScheduled") && text(c, "status") == Some("False"))
+        .and_then(|c| text(c, "message"));
+    let annotations = object.metadata.annotations.clone().unwrap_or_default();
+    Some(PodEntry {
+        view: PodView {
+            name: object.metadata.name.clone().unwrap_or_default(),
+            hash: object.metadata.labels.as_ref().and_then(|l| l.get(keys::POD_TEMPLATE_HASH)).cloned().unwrap_or_default(),
+            ready,
+            stopping,
+            problem: waiting.or(unscheduled).filter(|_| !ready).map(str::to_owned),
+        },
+        replica_set: (owner.name.clone(), owner.uid.clone()),
+        address: data.pointer("/status/podIP").and_then(Value::as_str).map(str::to_owned),
+        scrape: annotations.into_iter().filter(|(key, _)| key.starts_with("prometheus.io/")).collect(),
+    })
+}
+
+pub fn service(object: &DynamicObject) -> ServiceEntry {
+    ServiceEntry {
+        meta: meta(&object.metadata, |key| key != LAST_APPLIED),
+        owner_uids: object.metadata.owner_references.iter().flatten().map(|o| o.uid.clone()).collect(),
+        selector: strings(&object.data, "/spec/selector"),
+        spec: object.data.get("spec").cloned().unwrap_or_default(),
+    }
+}
+
+pub fn endpoint_slice(object: &DynamicObject) -> SliceEntry {
+    let labels = object.metadata.labels.as_ref();
+    let endpoints = list(&object.data, "/endpoints").map(|endpoint| {
+        let condition = |name: &str| endpoint.pointer("/conditions").and_then(|c| c.get(name)).and_then(Value::as_bool);
+        let pod = endpoint.pointer("/targetRef/name").and_then(Value::as_str);
+        let address = endpoint.pointer("/addresses/0").and_then(Value::as_str).unwrap_or_default();
+        (pod.unwrap_or(address).to_owned(), condition("ready") != Some(false) && condition("terminating") != Some(true))
+    });
+    SliceEntry {
+        service: labels.and_then(|l| l.get("kubernetes.io/service-name")).cloned().unwrap_or_default(),
+        endpoints: endpoints.collect(),
+    }
+}
+
+pub fn http_route(object: &DynamicObject) -> RouteView {
+    let rules = list(&object.data, "/spec/rules")
+        .map(|rule| RuleView { name: text(rule, "name").map(str::to_owned), refs: list(rule, "/backendRefs").cloned().collect() });
+    RouteView {
+        kind: RouteKind::HttpRoute,
+        meta: meta(&object.metadata, ours),
+        rules: rules.collect(),
+        parents: list(&object.data, "/status/parents").map(parent).collect(),
+    }
+}
+
+fn parent(parent: &Value) -> ParentView {
+    let report = |name: &str| {
+        let condition = list(parent, "/conditions").find(|c| text(c, "type") == Some(name))?;
+        Some(Report {
+            status: text(condition, "status") == Some("True"),
+            message: text(condition, "message").unwrap_or_default().to_owned(),
+            observed_generation: condition.get("observedGeneration").and_then(Value::as_i64).unwrap_or(0),
+        })
+    };
+    let name = parent.pointer("/parentRef/name").and_then(Value::as_str).unwrap_or_default();
+    ParentView { name: format!("Gateway {name}"), accepted: report("Accepted"), resolved: report("ResolvedRefs") }
+}
+
+pub fn analysis_run(object: &DynamicObject) -> Result<RunView, String> {
+    let spec: AnalysisRunSpec = spec(&object.data)?;
+    let status: AnalysisRunStatus = status(&object.data);
+    Ok(RunView { meta: meta(&object.metadata, ours), spec, status })
+}
+
+pub fn analysis_template(object: &DynamicObject) -> Result<AnalysisTemplateSpec, String> {
+    spec(&object.data)
+}
+
+pub fn action(object: &DynamicObject) -> Result<(Timestamp, ActionView), String> {
+    let spec: RolloutActionSpec = spec(&object.data)?;
+    let status: RolloutActionStatus = status(&object.data);
+    Ok((created(&object.metadata), ActionView { meta: meta(&object.metadata, ours), spec, status }))
+}
+
+pub fn anchor(object: &DynamicObject) -> Meta {
+    meta(&object.metadata, ours)
+}
