@@ -144,7 +144,7 @@ mod tests {
     fn a_command_names_the_revision_and_the_step_that_were_seen() {
         for verb in [Verb::Promote, Verb::PromoteFull, Verb::Pause, Verb::Resume, Verb::Abort] {
             let spec = address(&fixtures::progressing().rollout, verb).unwrap();
-            assert_eq!((spec.rollout.as_str(), spec.verb, spec.revision.as_str(), spec.step), ("api", verb, "7f9b", Some(1)));
+            assert_eq!((spec.rollout.as_str(), spec.verb, spec.revision.as_str(), spec.step), ("api", verb, "7f9b", Some(2)));
         }
     }
 

@@ -82,7 +82,7 @@ fn pod(hash: &str, suffix: &str, ready: bool, restarts: i32, waiting: Option<(&s
 fn measurement(time: &str, value: Option<&str>, verdict: &str, message: &str) -> Value {
     json!({
         "at": micro(time), "queries": ["sum(rate(envoy_cluster_upstream_rq{shop_api-canary}[30s]))"], "value": value,
-        "samples": value.map(|_| 1234.0), "limit": "at least 99", "verdict": verdict, "message": message
+        "samples": value.map(|_| 1234.0), "limit": "at least 99 %", "verdict": verdict, "message": message
     })
 }
 
@@ -149,7 +149,7 @@ fn both() -> (Vec<Value>, Vec<Value>) {
 
 fn passing() -> Value {
     let result = json!({"name": "success-rate", "passed": 2, "measurements": [
-        measurement("12:02:20", Some("99.91"), "Pass", "99.91 is at least 99"), measurement("12:02:50", Some("99.87"), "Pass", "99.87 is at least 99")]});
+        measurement("12:02:20", Some("99.91 %"), "Pass", "99.91 % is at least 99 % (1,234 requests)"), measurement("12:02:50", Some("99.87 %"), "Pass", "99.87 % is at least 99 % (1,234 requests)")]});
     run(
         "api-7f9b-background",
         "7f9b",
@@ -170,11 +170,19 @@ pub fn healthy() -> View {
 
 pub fn progressing() -> View {
     let (sets, pods) = both();
-    view(at_step(1, "12:02:32", "Progressing", "pause of 1m: goes on at 12:03:32"), sets, pods, vec![passing()])
+    let mut status = at_step(2, "12:02:55", "Progressing", "the routes have the new weight since it is observed: waits 10 s in all");
+    status["weights"] = json!({"stable": 75.0, "canary": 25.0, "observed": 25.0});
+    status["transition"] = json!({"what": "roll/7f9b/045-weight", "since": micro("12:02:55"), "observedAt": micro("12:02:56")});
+    view(status, sets, pods, vec![passing()])
+}
+
+pub fn timed_pause() -> View {
+    let (sets, pods) = both();
+    view(at_step(1, "12:02:32", "Paused", "paused: goes on at 12:03:32 UTC"), sets, pods, vec![passing()])
 }
 
 pub fn waiting_for_pods() -> View {
-    let mut status = at_step(0, "12:02:00", "Progressing", "waits for 2 ready pods of revision 7f9b (0 ready); aborts at 12:12:00");
+    let mut status = at_step(0, "12:02:00", "Progressing", "waits for the canary's pods: 0 of 2 ready (api-7f9b-ccccc: ImagePullBackOff)");
     status["weights"] = json!({"stable": 100.0, "canary": 0.0});
     status["transition"] = json!({"what": "roll/7f9b/040-canary-ready", "since": micro("12:02:01")});
     status["analysis"] = json!([]);
@@ -186,16 +194,20 @@ pub fn waiting_for_pods() -> View {
 
 pub fn paused() -> View {
     let (sets, pods) = both();
-    let mut status = at_step(3, "12:01:00", "Paused", "pauses until someone goes on: `kubectl sluice promote api`");
-    status["weights"] = json!({"stable": 75.0, "canary": 25.0});
+    let mut status = at_step(3, "12:01:00", "Paused", "paused: waits until someone promotes it (`kubectl sluice promote`)");
+    status["weights"] = json!({"stable": 75.0, "canary": 25.0, "observed": 25.0});
     view(status, sets, pods, vec![passing()])
 }
 
 pub fn inconclusive() -> View {
     let (sets, pods) = both();
-    let mut status = at_step(1, "12:02:00", "Paused", "held: success-rate could not be judged");
-    status["hold"] =
-        json!({"reason": "InconclusiveAnalysis", "since": micro("12:02:50"), "message": "5 provider errors in a row, 4 are tolerated"});
+    let mut status = at_step(
+        1,
+        "12:02:00",
+        "Paused",
+        "success-rate could not be judged: 5 provider errors in a row, 4 are tolerated: waits until someone resumes it (`kubectl sluice resume`) or aborts it",
+    );
+    status["hold"] = json!({"reason": "InconclusiveAnalysis", "since": micro("12:02:50"), "message": "success-rate could not be judged: 5 provider errors in a row, 4 are tolerated"});
     status["conditions"] = json!([condition("Paused", true, "InconclusiveAnalysis", "success-rate: 5 provider errors in a row")]);
     status["analysis"][0]["phase"] = json!("Inconclusive");
     let result = json!({"name": "success-rate", "phase": "Inconclusive", "passed": 1, "errors": 5, "consecutiveErrors": 5, "measurements": [
@@ -210,7 +222,7 @@ pub fn inconclusive() -> View {
 
 fn aborted(reason: &str) -> Value {
     json!({
-        "observedGeneration": 3, "phase": "Aborted", "message": format!("revision 7f9b was rejected: {reason}"), "stableRevision": "5d7c",
+        "observedGeneration": 3, "phase": "Aborted", "message": format!("revision 7f9b was taken back: {reason}; it stays so until the template changes or someone retries it (`kubectl sluice retry`)"), "stableRevision": "5d7c",
         "canaryRevision": "7f9b", "weights": {"stable": 100.0, "canary": 0.0, "observed": 0.0},
         "rejected": [{"revision": "7f9b", "reason": reason, "at": micro("12:02:50")}],
         "replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "updatedReplicas": 0, "selector": "app=api",
@@ -220,10 +232,10 @@ fn aborted(reason: &str) -> Value {
 }
 
 pub fn aborted_by_analysis() -> View {
-    let mut status = aborted("analysis failed: success-rate 80.1, expected at least 99");
+    let mut status = aborted("success-rate: 80.1 % is below the minimum of 99 % (1,234 requests)");
     status["analysis"] = json!([{"name": "api-7f9b-background", "phase": "Failed", "message": "success-rate failed"}]);
     let result = json!({"name": "success-rate", "phase": "Failed", "passed": 1, "failed": 1, "measurements": [
-        measurement("12:02:20", Some("99.2"), "Pass", "99.2 is at least 99"), measurement("12:02:50", Some("80.1"), "Fail", "80.1 is less than 99")]});
+        measurement("12:02:20", Some("99.2 %"), "Pass", "99.2 % is at least 99 % (1,234 requests)"), measurement("12:02:50", Some("80.1 %"), "Fail", "80.1 % is below the minimum of 99 % (1,234 requests)")]});
     let run = run(
         "api-7f9b-background",
         "7f9b",
@@ -239,7 +251,9 @@ pub fn aborted_by_analysis() -> View {
 }
 
 pub fn aborted_by_deadline() -> View {
-    let status = aborted("no 2 ready pods within progressDeadlineSeconds (600)");
+    let status = aborted(
+        "no progress for 600 s (progressDeadlineSeconds): waits for the canary's pods: 0 of 2 ready (api-7f9b-ccccc: CrashLoopBackOff)",
+    );
     let sets = vec![stable(), replica_set("7f9b", "app:v2", 2, 0, json!({}))];
     let mut pods = stable_pods();
     pods.push(pod("7f9b", "ccccc", false, 6, Some(("CrashLoopBackOff", "back-off 2m40s restarting failed container"))));
@@ -278,6 +292,7 @@ pub fn all() -> Vec<(&'static str, View)> {
     vec![
         ("healthy", healthy()),
         ("progressing", progressing()),
+        ("timed_pause", timed_pause()),
         ("waiting_for_pods", waiting_for_pods()),
         ("paused", paused()),
         ("inconclusive", inconclusive()),

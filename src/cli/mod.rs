@@ -4,6 +4,7 @@
 //! tested without a cluster.
 
 pub mod action;
+pub mod completion;
 pub mod error;
 #[cfg(test)]
 mod fixtures;
@@ -15,7 +16,10 @@ pub mod printer;
 pub mod render;
 pub mod session;
 pub mod status;
+pub mod version;
 pub mod view;
+pub mod watch;
+pub mod why;
 pub mod words;
 
 use std::process::ExitCode;
@@ -61,6 +65,11 @@ enum Command {
         after_help = "Examples:\n  kubectl sluice get api\n  kubectl sluice get api -o wide\n  kubectl sluice get api -o json | jq .status.message"
     )]
     Get(get::Args),
+    /// The same tree, live
+    #[command(
+        after_help = "Events of the cluster draw it again; q quits. Where the output is no terminal, each change is a line.\n\nExamples:\n  kubectl sluice watch api\n  kubectl sluice watch api | tee rollout.log"
+    )]
+    Watch(watch::Args),
     /// Wait until a Rollout has ended well or badly
     #[command(after_help = "\
 Progress goes to standard error, the result to standard output. Exit codes:
@@ -73,6 +82,9 @@ Examples:
   kubectl sluice status api --for-image registry.example.com/app:v2
   kubectl sluice status api --watch=false")]
     Status(status::Args),
+    /// In words: what a Rollout waits for, or why it was taken back
+    #[command(after_help = "Examples:\n  kubectl sluice why api")]
+    Why(why::Args),
     /// End the pause that a rollout is at
     #[command(after_help = "Examples:\n  kubectl sluice promote api\n  kubectl sluice promote api --full --reason 'hotfix'")]
     Promote {
@@ -83,13 +95,28 @@ Examples:
         args: action::Args,
     },
     /// Send all traffic back to stable, and reject the new version
+    #[command(after_help = "Examples:\n  kubectl sluice abort api --reason 'customers report errors'")]
     Abort(action::Args),
     /// Start a rejected version again, from the first step
+    #[command(after_help = "Examples:\n  kubectl sluice retry api --reason 'the database is back'")]
     Retry(action::Args),
     /// Hold a rollout where it is
+    #[command(after_help = "Examples:\n  kubectl sluice pause api --reason 'looking at the logs'")]
     Pause(action::Args),
     /// Go on after a pause by `pause`, or after an analysis that could not decide
+    #[command(after_help = "Examples:\n  kubectl sluice resume api")]
     Resume(action::Args),
+    /// Print a completion script for a shell
+    #[command(after_help = completion::HOW)]
+    Completion(completion::Args),
+    /// Print the versions of the plugin and of the controller
+    #[command(after_help = "Examples:\n  kubectl sluice version\n  kubectl sluice version --client")]
+    Version(version::Args),
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 impl Command {
@@ -97,6 +124,7 @@ impl Command {
         let format = match self {
             Command::List(args) => args.output,
             Command::Get(args) => args.output,
+            Command::Watch(args) => args.output.as_ref().map(|_| Format::Wide),
             _ => None,
         };
         format == Some(Format::Wide)
@@ -129,16 +157,24 @@ fn fail(error: &Error) -> ExitCode {
 }
 
 async fn run(cli: &Cli, out: &mut Out<'_>) -> Result<Exit, Error> {
-    let session = Session::new(&cli.connection).await?;
+    let connect = || Session::new(&cli.connection);
+    let now = Timestamp::now();
     match &cli.command {
-        Command::List(args) => list::run(&session, args, Timestamp::now(), out).await,
-        Command::Get(args) => get::run(&session, args, Timestamp::now(), out).await,
-        Command::Status(args) => status::run(&session, args, out).await,
-        Command::Promote { full, args } => action::run(&session, if *full { Verb::PromoteFull } else { Verb::Promote }, args, out).await,
-        Command::Abort(args) => action::run(&session, Verb::Abort, args, out).await,
-        Command::Retry(args) => action::run(&session, Verb::Retry, args, out).await,
-        Command::Pause(args) => action::run(&session, Verb::Pause, args, out).await,
-        Command::Resume(args) => action::run(&session, Verb::Resume, args, out).await,
+        Command::List(args) => list::run(&connect().await?, args, now, out).await,
+        Command::Get(args) => get::run(&connect().await?, args, now, out).await,
+        Command::Watch(args) => watch::run(&connect().await?, args, out).await,
+        Command::Why(args) => why::run(&connect().await?, args, now, out).await,
+        Command::Status(args) => status::run(&connect().await?, args, out).await,
+        Command::Promote { full: false, args } => action::run(&connect().await?, Verb::Promote, args, out).await,
+        Command::Promote { full: true, args } => action::run(&connect().await?, Verb::PromoteFull, args, out).await,
+        Command::Abort(args) => action::run(&connect().await?, Verb::Abort, args, out).await,
+        Command::Retry(args) => action::run(&connect().await?, Verb::Retry, args, out).await,
+        Command::Pause(args) => action::run(&connect().await?, Verb::Pause, args, out).await,
+        Command::Resume(args) => action::run(&connect().await?, Verb::Resume, args, out).await,
+        Command::Completion(args) => completion::run(args, out),
+        Command::Complete { words } => completion::answer(words, out).await,
+        Command::Version(args) if args.client => version::run(None, args, out).await,
+        Command::Version(args) => version::run(Some(connect().await), args, out).await,
     }
 }
 

@@ -35,7 +35,7 @@ fn header(view: &View, now: Timestamp, style: &Style) -> Vec<String> {
     let waits = words::waits_for_now(view, now);
     if !waits.is_empty() {
         let ended = matches!(status.phase, Some(Phase::Healthy | Phase::Aborted | Phase::Degraded)) && !view.is_behind();
-        rows.push((if ended { "Message" } else { "Waits for" }, waits));
+        rows.push((if ended { "Message" } else { "Now" }, waits));
     }
     rows.extend(words::next(&view.rollout).map(|next| ("Next", next)));
     rows.push(("Strategy", strategy(view)));
@@ -267,8 +267,10 @@ fn metric(run: &AnalysisRun, metric: &Metric, result: &MetricResult, now: Timest
         return Node::leaf(vec![format!("{} {}", style.mark(Tone::Dim), metric.name), text]);
     };
     let tone = verdict_tone(newest.verdict);
-    let value = newest.value.clone().unwrap_or_else(|| "no value".into());
-    let samples = newest.samples.map(|samples| format!(" of {} requests", percent(samples))).unwrap_or_default();
+    let words = match newest.message.as_str() {
+        "" => format!("{}, expected {}", newest.value.as_deref().unwrap_or("no value"), newest.limit),
+        words => words.to_owned(),
+    };
     let mut times = format!("{} ago", since(newest.at.0, now));
     if running && result.phase == RunPhase::Running {
         times += &format!(", next in {}", span((newest.at.0 + interval).duration_since(now)));
@@ -276,13 +278,10 @@ fn metric(run: &AnalysisRun, metric: &Metric, result: &MetricResult, now: Timest
     let cells = vec![
         format!("{} {}", style.mark(tone), metric.name),
         style.paint(tone, format!("{:?}", newest.verdict)),
-        format!("{value}{samples}, expected {}", newest.limit),
+        words,
         style.paint(Tone::Dim, times),
     ];
     let mut children = Vec::new();
-    if newest.verdict != Verdict::Pass && !newest.message.is_empty() {
-        children.push(Node::leaf(vec![newest.message.clone()]));
-    }
     if style.wide {
         children.extend(newest.queries.iter().map(|query| Node::leaf(vec![style.paint(Tone::Dim, format!("asked {query}"))])));
     }
@@ -291,7 +290,7 @@ fn metric(run: &AnalysisRun, metric: &Metric, result: &MetricResult, now: Timest
 }
 
 /// How often each verdict was given, and how often the bad ones are tolerated.
-fn counts(metric: &Metric, result: &MetricResult) -> String {
+pub fn counts(metric: &Metric, result: &MetricResult) -> String {
     let wanted = metric.count.map(|count| format!(" of {count}")).unwrap_or_default();
     let mut parts = vec![
         format!("{}{wanted} passed", result.passed),
