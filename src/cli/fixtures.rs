@@ -80,8 +80,9 @@ fn pod(hash: &str, suffix: &str, ready: bool, restarts: i32, waiting: Option<(&s
 }
 
 fn measurement(time: &str, value: Option<&str>, verdict: &str, message: &str) -> Value {
+    let since = (at(time) - jiff::SignedDuration::from_secs(30)).strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
     json!({
-        "at": micro(time), "queries": ["sum(rate(envoy_cluster_upstream_rq{shop_api-canary}[30s]))"], "value": value,
+        "at": micro(time), "since": since, "queries": ["sum(rate(envoy_cluster_upstream_rq{shop_api-canary}[30s]))"], "value": value,
         "samples": value.map(|_| 1234.0), "limit": "at least 99 %", "verdict": verdict, "message": message
     })
 }

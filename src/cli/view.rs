@@ -137,6 +137,16 @@ impl View {
         Some((over, (total - over).max(SignedDuration::ZERO)))
     }
 
+    /// When the rollout is taken back if what it waits for does not come: the progress deadline. `None` where none is running out.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let status = self.status();
+        status.current_step.as_ref()?;
+        let short = status.canary.as_ref().and_then(|canary| canary.shortfall.as_ref()).filter(|short| short.recovered_at.is_none());
+        let waiting = status.transition.as_ref().filter(|transition| transition.observed_at.is_none());
+        let since = short.map(|short| &short.since).or(waiting.map(|transition| &transition.since))?;
+        Some(since.0 + SignedDuration::from_secs(i64::from(self.rollout.spec.progress_deadline_seconds)))
+    }
+
     /// The mark and colour of the phase.
     pub fn tone(&self) -> Tone {
         phase_tone(self.status().phase)

@@ -124,12 +124,19 @@ fn verdict(
     let value = decisive.value.clone().unwrap_or_else(|| "none".into());
     let mut rows = vec![
         vec!["value".into(), value],
+        vec!["window".into(), format!("{} to {}", style.moment(decisive.since.0, now), style.moment(at, now))],
         vec!["expected".into(), decisive.limit.clone()],
         vec!["verdict".into(), decisive.message.clone()],
         vec!["counts".into(), super::render::counts(metric, result)],
     ];
-    rows.extend(decisive.queries.iter().map(|query| vec!["query".to_owned(), query.clone()]));
+    rows.extend(queries(result, decisive).iter().map(|query| vec!["query".to_owned(), query.clone()]));
     std::iter::once(head).chain(columns(&rows).into_iter().map(|row| format!("  {row}"))).collect()
+}
+
+/// The queries of a measurement: they stand on the newest one that sent them.
+fn queries<'a>(result: &'a MetricResult, decisive: &'a Measurement) -> &'a [String] {
+    let later = result.measurements.iter().filter(|measurement| measurement.at >= decisive.at);
+    later.map(|measurement| measurement.queries.as_slice()).find(|queries| !queries.is_empty()).unwrap_or_default()
 }
 
 fn pods(view: &View, now: Timestamp, style: &Style) -> Vec<String> {

@@ -56,11 +56,15 @@ pub fn waits_for(rollout: &Rollout) -> String {
     }
 }
 
-/// [`waits_for`] with the time that is left of a pause.
+/// [`waits_for`] with the time that is left: of a pause, or until the progress deadline.
 pub fn waits_for_now(view: &View, now: Timestamp) -> String {
     let mut text = waits_for(&view.rollout);
-    if let Some((_, left)) = view.pause(now).filter(|(_, left)| left.as_secs() > 0 && view.status().phase == Some(Phase::Paused)) {
+    let phase = view.status().phase;
+    if let Some((_, left)) = view.pause(now).filter(|(_, left)| left.as_secs() > 0 && phase == Some(Phase::Paused)) {
         let _infallible = write!(text, " ({} left)", span(left));
+    }
+    if let Some(end) = view.deadline().filter(|_| phase == Some(Phase::Progressing)) {
+        let _infallible = write!(text, " (taken back in {} if it stays so)", span(end.duration_since(now)));
     }
     text
 }
