@@ -55,8 +55,8 @@ pub struct Values {
 pub struct Scope {
     /// Whether there are Services of the two roles (`spec.traffic` is set).
     pub traffic: bool,
-    /// The arguments.
-    pub args: BTreeMap<String, String>,
+    /// The arguments; `None`: not known yet, so each may be one.
+    pub args: Option<BTreeMap<String, String>>,
 }
 
 /// A parsed template.
@@ -104,11 +104,10 @@ impl Template {
     }
 
     /// Checks that everything that is used is known, can have a value, and may stand where it does. Returns the text with values that
-    /// stand for those that are not known yet.
-    pub fn check(&self, scope: &Scope) -> Result<String, TemplateError> {
+    /// stand for those that are not known yet; `None` if nothing can stand for them.
+    pub fn check(&self, scope: &Scope) -> Result<Option<String>, TemplateError> {
         for name in self.variables() {
             match name.strip_prefix("args.") {
-                Some(arg) if !scope.args.contains_key(arg) => return Err(unknown_argument(arg, scope.args.keys())),
                 None if !VARIABLES.contains(&name) => {
                     return Err(TemplateError::UnknownVariable {
                         name: name.to_owned(),
@@ -121,7 +120,8 @@ impl Template {
                 _ => {}
             }
         }
-        self.render(&Values::stand_in(scope))
+        let known = scope.args.is_some() || self.variables().all(|name| !name.starts_with("args."));
+        known.then(|| self.render(&Values::stand_in(scope))).transpose()
     }
 
     /// Puts the values in.
@@ -179,7 +179,7 @@ impl Values {
             stable_hash: Some(some()),
             canary_hash: some(),
             interval: SignedDuration::from_secs(30),
-            args: scope.args.clone(),
+            args: scope.args.clone().unwrap_or_default(),
         }
     }
 
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn unknown_names_are_named_with_the_known_ones() {
-        let scope = Scope { traffic: true, args: [("job".to_owned(), "x".to_owned())].into() };
+        let scope = Scope { traffic: true, args: Some([("job".to_owned(), "x".to_owned())].into()) };
         let error = |text: &str| validate(text, &scope).unwrap_err().to_string();
         assert_eq!(
             error("{{nmespace}}"),
@@ -307,6 +307,7 @@ mod tests {
         assert_eq!(error("{{args.jb}}"), "{{args.jb}} is not declared: known args are job");
         assert_eq!(error("a {{interval"), "{{ without }} at character 3: write {{name}}");
         assert_eq!(validate("{{args.job}}", &scope), Ok(()));
+        assert_eq!(validate("{{args.later}}", &Scope { traffic: true, args: None }), Ok(()), "not known yet");
     }
 
     #[test]

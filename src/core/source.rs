@@ -110,7 +110,7 @@ impl Source {
         let field = if metric.preset.is_some() { "preset" } else { provider };
         for template in self.what.templates() {
             let checked = template.check(&surroundings.scope).map_err(|error| error.to_string());
-            let checked = checked.and_then(|text| if provider == "scrape" { parse_selector(&text) } else { Ok(()) });
+            let checked = checked.and_then(|text| text.filter(|_| provider == "scrape").map_or(Ok(()), |text| parse_selector(&text)));
             faults.extend(checked.err().map(|error| (field.to_owned(), error)));
         }
         match &self.provider {
@@ -122,7 +122,8 @@ impl Source {
                 faults.extend(check_url(address).map(|error| ("prometheus.address".to_owned(), error)));
             }
             Provider::Url(template) => {
-                let error = template.check(&surroundings.scope).map_or_else(|error| Some(error.to_string()), |url| check_url(&url));
+                let url = template.check(&surroundings.scope);
+                let error = url.map_or_else(|error| Some(error.to_string()), |url| url.and_then(|url| check_url(&url)));
                 faults.extend(error.map(|error| ("scrape.url".to_owned(), error)));
             }
             _ => {}

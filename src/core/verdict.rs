@@ -181,8 +181,9 @@ pub fn check(spec: &super::spec::Spec, defaults: &analysis::Defaults) -> Result<
     });
     let background = spec.analysis.iter().map(|a| ("spec.strategy.canary.analysis".to_owned(), a));
     for (field, analysis) in inline.chain(background) {
+        let args = analysis::inline_args(analysis);
         for (i, metric) in analysis.metrics.iter().enumerate() {
-            if let Err(mut problems) = analysis::validate_metric(metric, defaults) {
+            if let Err(mut problems) = analysis::validate_metric(metric, defaults, args.as_ref()) {
                 let (part, mend) = problems.swap_remove(0);
                 return Err(invalid(format!("{field}.metrics[{i}].{part}"), mend));
             }

@@ -1,0 +1,66 @@
+//! Templates, inline metrics and arguments become the metrics and arguments of a run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{check, words};
+use crate::{
+    api::{AnalysisTemplateSpec, Metric, rollout::StepAnalysis},
+    core::{query::Scope, source::Surroundings},
+};
+
+/// The arguments that inline metrics may use; `None` where templates add some that are not known here.
+pub fn inline_args(analysis: &StepAnalysis) -> Option<BTreeMap<String, String>> {
+    let given = analysis.args.iter().map(|arg| (arg.name.clone(), arg.value.clone().unwrap_or_default()));
+    analysis.templates.is_empty().then(|| given.collect())
+}
+
+/// The metrics and arguments of an analysis, from its templates and what is written inline; or what is missing or wrong, in words.
+/// What only the installation knows (whether it has a Prometheus server) is checked when the run starts.
+pub fn resolve(
+    analysis: &StepAnalysis,
+    templates: &BTreeMap<String, AnalysisTemplateSpec>,
+) -> Result<(Vec<Metric>, BTreeMap<String, String>), String> {
+    let used = analysis.templates.iter().map(|template| {
+        let found = templates.get(&template.name);
+        found
+            .map(|spec| (template.name.as_str(), spec))
+            .ok_or_else(|| format!("there is no AnalysisTemplate {:?} in this namespace", template.name))
+    });
+    let used: Vec<_> = used.collect::<Result<_, _>>()?;
+    let args = arguments(analysis, &used)?;
+    let mut names = BTreeSet::new();
+    let all = used.iter().flat_map(|(_, template)| &template.metrics).chain(&analysis.metrics);
+    let surroundings = Surroundings { prometheus: true, scope: Scope { traffic: true, args: Some(args.clone()) } };
+    let metrics = all.map(|metric| match check(metric, &surroundings) {
+        _ if !names.insert(metric.name.as_str()) => Err(format!("two metrics are called {:?}: rename one", metric.name)),
+        Err(faults) => Err(format!("metric {}: {}", metric.name, words(&faults))),
+        Ok(_) => Ok(metric.clone()),
+    });
+    Ok((metrics.collect::<Result<_, _>>()?, args))
+}
+
+fn arguments(analysis: &StepAnalysis, templates: &[(&str, &AnalysisTemplateSpec)]) -> Result<BTreeMap<String, String>, String> {
+    let mut args = BTreeMap::new();
+    for arg in &analysis.args {
+        let value = arg.value.clone().ok_or_else(|| format!("argument {:?} has no value: give it one", arg.name))?;
+        let declared = templates.iter().any(|(_, template)| template.args.iter().any(|declared| declared.name == arg.name));
+        if !declared && analysis.metrics.is_empty() {
+            return Err(format!("argument {:?} is declared by none of the templates: is its name right?", arg.name));
+        }
+        args.insert(arg.name.clone(), value);
+    }
+    let given: BTreeSet<String> = args.keys().cloned().collect();
+    for (template, arg) in templates.iter().flat_map(|(name, template)| template.args.iter().map(move |arg| (name, arg))) {
+        if given.contains(&arg.name) {
+            continue;
+        }
+        let value = arg
+            .value
+            .clone()
+            .ok_or_else(|| format!("AnalysisTemplate {template:?} needs the argument {:?}: give it under args", arg.name))?;
+        if args.insert(arg.name.clone(), value.clone()).is_some_and(|other| other != value) {
+            return Err(format!("two templates have different defaults for the argument {:?}: give it under args", arg.name));
+        }
+    }
+    Ok(args)
+}
