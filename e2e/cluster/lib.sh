@@ -12,6 +12,9 @@ export SLUICE_E2E_CACHE=$cache SLUICE_E2E_STATE=$state
 # Where e2e/images/build puts its archives.
 images=${CARGO_TARGET_DIR:-$(cd "$cluster/../.." && pwd)/target}/e2e/images
 
+# All pods' cgroups are below this name, in each hierarchy.
+cgroup=$(basename "$state")
+
 # The node's address, where every part listens; none of these networks is reachable from the machine.
 NODE_IP=10.77.0.1
 POD_CIDR=10.66.0.0/16
@@ -25,6 +28,9 @@ export SLUICE_E2E_PROMETHEUS_URL=http://$NODE_IP:9090
 
 die() { echo "error: $*" >&2; exit 1; }
 
+# The roots of the cgroup hierarchies: one with cgroup v2, one for each controller with v1.
+cgroup_roots() { awk '$3 ~ /^cgroup2?$/ { print $2 }' /proc/mounts; }
+
 # The pid of the `unshare` that holds the namespaces, if it is alive and the one that `up` started.
 holder_pid() {
   local pid
@@ -32,12 +38,15 @@ holder_pid() {
   echo "$pid"
 }
 
-# Ends the script when the cluster belongs to an e2e/run that is alive and not the caller.
+# Ends the script when the cluster is somebody else's: an e2e/run's that is alive, or, for an e2e/run, one that was
+# started by hand.
 respect_owner() {
   local owner
   owner=$(cat "$state/owner" 2>/dev/null) || return 0
-  [[ -n $owner && $owner != "${SLUICE_E2E_OWNER:-}" ]] || return 0
-  if grep --quiet --null-data 'e2e/run$' "/proc/$owner/cmdline" 2>/dev/null; then
+  [[ $owner != "${SLUICE_E2E_OWNER:-}" ]] || return 0
+  if [[ $owner == manual ]]; then
+    [[ -z ${SLUICE_E2E_OWNER:-} ]] || ! holder_pid >/dev/null || die "the cluster was started by hand; e2e/cluster/down ends it"
+  elif grep --quiet --null-data 'e2e/run$' "/proc/$owner/cmdline" 2>/dev/null; then
     die "a run of the scenarios is using the cluster (pid $owner)"
   fi
 }
