@@ -60,7 +60,7 @@ pub struct RolloutSpec {
     pub selector: Option<LabelSelector>,
 
     /// The pod template, as in a Deployment. Exactly one of `workloadRef` and `template` is set.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "open_object")]
     pub template: Option<serde_json::Value>,
 

@@ -168,7 +168,7 @@ impl<'a> Draft<'a> {
             return Ok(());
         }
         self.wake(end);
-        wait(Waiting::Settling, format!("{} since it is observed: waits {seconds} s in all", stage.words()))
+        wait(Waiting::Settling, format!("{}; waits {seconds} s before it goes on", stage.words()))
     }
 
     /// When the present transition began to be waited for.
