@@ -151,7 +151,8 @@ pub fn main() -> ExitCode {
 
 fn fail(error: &Error) -> ExitCode {
     if !error.is_broken_pipe() {
-        anstream::eprintln!("{}error:{:#} {error}", anstyle::AnsiColor::Red.on_default().bold(), anstyle::Reset);
+        let red = anstyle::AnsiColor::Red.on_default().bold();
+        anstream::eprintln!("{red}error:{red:#} {error}");
     }
     error.exit().into()
 }
