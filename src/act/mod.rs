@@ -145,7 +145,7 @@ impl Actor {
                 }
             }
         }
-        tracing::info!(namespace, action = what, "done");
+        tracing::debug!(namespace, action = what, "done");
         Ok(())
     }
 

@@ -6,14 +6,14 @@ use super::{
     analysis::Defaults,
     draft::{Draft, Flow, Pending, Waiting, wait},
     observed::Observed,
-    patch::{self, Action, Guarded, Kind},
+    patch::{self, Action, Guarded, Kind, Write},
     report, revision,
     revision::Resolved,
     spec::{self, Invalid, Spec, invalid},
     verdict,
 };
 use crate::api::{
-    RolloutStatus, keys,
+    RolloutStatus, Verb, keys,
     status::{CanaryState, Rejected},
 };
 
@@ -46,7 +46,10 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     let remains = Spec::remains(&obs.rollout.spec);
     let mut draft = Draft::new(obs, spec.as_ref().unwrap_or(&remains), now);
     let outcome = match checked {
-        Err(invalid) if !obs.rollout.meta.deleting => Outcome::Invalid(invalid),
+        Err(invalid) if !obs.rollout.meta.deleting => match draft.guard() {
+            Ok(()) => Outcome::Invalid(invalid),
+            Err(pending) => Outcome::Waiting(pending),
+        },
         _ => draft.go(),
     };
     report::write(&mut draft, &outcome);
@@ -98,6 +101,7 @@ impl<'a> Draft<'a> {
     }
 
     fn walk(&mut self) -> Flow<Outcome> {
+        self.guard()?;
         self.ensure_ours()?;
         self.take_over()?;
         let canary = self.present_revision()?;
@@ -128,6 +132,24 @@ impl<'a> Draft<'a> {
         wait(Waiting::Settling, "rolls out")
     }
 
+    /// Taking a canary back comes before everything else, whatever else is missing or wrong.
+    fn guard(&mut self) -> Flow {
+        let running = self.status.canary.as_ref().map(|c| c.revision.clone()).filter(|c| !self.is_rejected(c));
+        let (Some(stable), Some(canary)) = (revision::stable(self.obs), running) else { return Ok(()) };
+        if stable == canary {
+            return Ok(());
+        }
+        if let Some(reason) = self.reason_to_abort(&canary) {
+            return self.abort(&stable, &canary, &reason);
+        }
+        let next = self.obs.actions.iter().find(|a| a.status.outcome.is_none());
+        if next.is_some_and(|a| a.spec.verb == Verb::Abort && a.spec.revision == canary) {
+            self.obey(Some(&stable), Some(&canary));
+            return wait(Waiting::Settling, "does what was asked");
+        }
+        Ok(())
+    }
+
     /// Our finalizer and the anchor, before anything that must be given back.
     fn ensure_ours(&mut self) -> Flow {
         let rollout = &self.obs.rollout;
@@ -136,6 +158,10 @@ impl<'a> Draft<'a> {
             finalizers.push(keys::FINALIZER.to_owned());
             let patch = Guarded::new(Kind::Rollout, &rollout.meta).unchanged().add("/metadata/finalizers", finalizers);
             self.act(patch.unfenced("add our finalizer"));
+        }
+        if rollout.spec.replicas.is_none() && rollout.spec.workload_ref.is_none() {
+            let write = Write::Scale { kind: Kind::Rollout, name: rollout.meta.name.clone(), replicas: 1 };
+            self.act(Action { what: "set replicas of the Rollout to 1, as none are given".to_owned(), write });
         }
         if self.obs.anchor.is_none() {
             self.act(patch::create(Kind::ControllerRevision, revision::anchor(self.obs), format!("make the anchor {}", rollout.meta.name)));

@@ -21,9 +21,6 @@ impl Draft<'_> {
     /// One look at a rollout of `canary` over `stable`.
     pub fn roll(&mut self, stable: &str, canary: &str) -> Flow {
         self.begin(stable, canary);
-        if let Some(reason) = self.reason_to_abort(canary) {
-            return self.abort(stable, canary, &reason);
-        }
         self.clear_rejections(canary);
         self.end_runs(false);
         self.hold_if_inconclusive();
@@ -162,6 +159,9 @@ impl Draft<'_> {
         let live = self.live_weight();
         let base = self.replicas.max(1);
         let needed = weight.pods(base).max(1);
+        if live > weight {
+            self.set_weight(weight); // less is always allowed
+        }
         let kept = needed.max(live.pods(base));
         self.ensure_canary_set(canary, kept)?;
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(canary);
@@ -325,7 +325,8 @@ impl Draft<'_> {
         wait(Waiting::Progress, "writes down that the new version is stable")
     }
 
-    fn reason_to_abort(&mut self, canary: &str) -> Option<String> {
+    /// Why the canary must be taken back, if it must.
+    pub fn reason_to_abort(&mut self, canary: &str) -> Option<String> {
         if self.status.canary.as_ref().is_none_or(|c| c.revision != canary) {
             return None;
         }
