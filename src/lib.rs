@@ -8,5 +8,7 @@ pub mod core;
 pub mod lease;
 pub mod metrics;
 pub mod notify;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod telemetry;
 pub mod world;

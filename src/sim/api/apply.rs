@@ -1,0 +1,177 @@
+//! Server-side apply: merge what a manager applied, remove what it no longer applies, and refuse to take others' fields.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::fields::{Difference, FieldSet, item_key};
+use super::managed::{self, Entry, Manager};
+use super::schema::{ListType, Schema};
+
+/// Applies `config` to `live` and returns the object as it shall be, with its `managedFields`.
+pub fn apply(schema: &Schema, live: &Value, config: &Value, manager: &Manager, force: bool, now: Timestamp) -> Result<Value, ApiError> {
+    let mut entries = managed::read(live);
+    let applied = FieldSet::of_object(schema, config);
+    let mut merged = merge(Some(schema), Some(live), config);
+    keep_servers_fields(live, &mut merged);
+
+    let written = Difference::between(schema, live, &merged).written;
+    refuse_conflicts(&mut entries, manager, &written, force)?;
+
+    let before = entries.iter().position(|e| e.manager == *manager).map(|i| entries.remove(i));
+    if let Some(before) = &before {
+        let mut gone = before.fields.clone();
+        gone.subtract(&applied);
+        for other in &entries {
+            gone.subtract(&other.fields);
+        }
+        gone.remove_from(Some(schema), &mut merged);
+    }
+    let time = match before {
+        Some(b) if b.fields == applied => b.time,
+        _ => managed::seconds(now),
+    };
+    let removed = Difference::between(schema, live, &merged).removed;
+    for entry in &mut entries {
+        entry.fields.subtract(&removed);
+    }
+    entries.push(Entry { manager: manager.clone(), time, fields: applied });
+    managed::write(&mut merged, entries);
+    Ok(merged)
+}
+
+/// The fields that others own and this write would change: taken over with `force`, else refused.
+fn refuse_conflicts(entries: &mut [Entry], manager: &Manager, written: &FieldSet, force: bool) -> Result<(), ApiError> {
+    let mut causes = Vec::new();
+    let mut lines = Vec::new();
+    for entry in entries.iter_mut().filter(|e| e.manager != *manager) {
+        let taken = entry.fields.intersection(written);
+        if taken.is_empty() {
+            continue;
+        }
+        if force {
+            entry.fields.subtract(&taken);
+            continue;
+        }
+        let mut who = format!("conflict with {:?}", entry.manager.name);
+        if !entry.manager.subresource.is_empty() {
+            who += &format!(" with subresource {:?}", entry.manager.subresource);
+        }
+        if !entry.manager.applies {
+            who += &format!(" using {}", entry.manager.api_version);
+        }
+        for path in taken.paths() {
+            lines.push(format!("{who}: {path}"));
+            causes.push(json!({"reason": "FieldManagerConflict", "message": who, "field": path}));
+        }
+    }
+    match lines.as_slice() {
+        [] => Ok(()),
+        [one] => Err(ApiError::apply_conflict(format!("Apply failed with 1 conflict: {one}"), causes)),
+        many => {
+            let message = format!("Apply failed with {} conflicts: {}", many.len(), many.join("\n- "));
+            Err(ApiError::apply_conflict(message, causes))
+        }
+    }
+}
+
+/// Lays `config` over `live`.
+fn merge(schema: Option<&Schema>, live: Option<&Value>, config: &Value) -> Value {
+    match (live, config) {
+        (Some(Value::Object(old)), Value::Object(new)) if !schema.is_some_and(|s| s.atomic) => {
+            let mut out = old.clone();
+            for (key, value) in new {
+                let inner = schema.and_then(|s| s.field(key));
+                out.insert(key.clone(), merge(inner, old.get(key), value));
+            }
+            Value::Object(out)
+        }
+        (Some(Value::Array(old)), Value::Array(new)) => merge_lists(schema, old, new),
+        _ => config.clone(),
+    }
+}
+
+fn merge_lists(schema: Option<&Schema>, old: &[Value], new: &[Value]) -> Value {
+    let list = schema.map_or(&ListType::Atomic, |s| &s.list);
+    if *list == ListType::Atomic {
+        return new.to_vec().into();
+    }
+    let inner = schema.and_then(|s| s.items.as_deref());
+    let mut out = old.to_vec();
+    for item in new {
+        let key = item_key(list, item);
+        match out.iter_mut().find(|o| item_key(list, o) == key) {
+            Some(existing) => *existing = merge(inner, Some(existing), item),
+            None => out.push(item.clone()),
+        }
+    }
+    out.into()
+}
+
+fn keep_servers_fields(live: &Value, merged: &mut Value) {
+    for field in ["resourceVersion", "uid", "generation", "creationTimestamp", "managedFields"] {
+        let value = &live["metadata"][field];
+        if !value.is_null() {
+            merged["metadata"][field] = value.clone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema() -> Schema {
+        let item = json!({"type": "object", "properties": {"name": {"type": "string"}, "v": {"type": "integer"}}});
+        Schema::from_crd(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+            "a": {"type": "integer"}, "b": {"type": "integer"},
+            "whole": {"type": "array", "items": item},
+            "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                "items": item}}}}}))
+    }
+
+    fn manager(name: &str) -> Manager {
+        Manager { name: name.into(), applies: true, api_version: "t/v1".into(), subresource: String::new() }
+    }
+
+    fn run(live: &Value, who: &str, spec: Value, force: bool) -> Result<Value, ApiError> {
+        let config = json!({"metadata": {"name": "x"}, "spec": spec});
+        apply(&schema(), live, &config, &manager(who), force, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_field_that_is_no_longer_applied_goes() {
+        let live = run(&json!({"metadata": {}}), "m", json!({"a": 1, "b": 2}), false).unwrap();
+        let live = run(&live, "m", json!({"a": 1}), false).unwrap();
+        assert_eq!(live["spec"], json!({"a": 1}));
+    }
+
+    #[test]
+    fn a_field_that_another_manager_also_applies_stays() {
+        let live = run(&json!({"metadata": {}}), "m", json!({"a": 1, "b": 2}), false).unwrap();
+        let live = run(&live, "n", json!({"b": 2}), false).unwrap();
+        let live = run(&live, "m", json!({"a": 1}), false).unwrap();
+        assert_eq!(live["spec"], json!({"a": 1, "b": 2}));
+    }
+
+    #[test]
+    fn anothers_field_is_a_conflict_unless_forced() {
+        let live = run(&json!({"metadata": {}}), "m", json!({"a": 1}), false).unwrap();
+        let refused = run(&live, "n", json!({"a": 2}), false).unwrap_err();
+        assert_eq!((refused.code, refused.reason), (409, "Conflict"));
+        assert!(refused.message.contains(".spec.a"), "{}", refused.message);
+        let live = run(&live, "n", json!({"a": 2}), true).unwrap();
+        assert_eq!(live["spec"]["a"], 2);
+        assert_eq!(managed::read(&live).len(), 1, "the other manager owns nothing any more");
+    }
+
+    #[test]
+    fn keyed_lists_merge_by_item_and_atomic_lists_as_a_whole() {
+        let both = |v: i32| json!({"keyed": [{"name": "a", "v": v}], "whole": [{"name": "a", "v": v}]});
+        let live = run(&json!({"metadata": {}}), "m", both(1), false).unwrap();
+        let live = run(&live, "n", json!({"keyed": [{"name": "b", "v": 2}]}), false).unwrap();
+        assert_eq!(live["spec"]["keyed"].as_array().unwrap().len(), 2);
+        let live = run(&live, "m", json!({"whole": [{"name": "c", "v": 3}]}), false).unwrap();
+        assert_eq!(live["spec"], json!({"keyed": [{"name": "b", "v": 2}], "whole": [{"name": "c", "v": 3}]}));
+    }
+}

@@ -1,0 +1,184 @@
+//! Errors as the API server words them: `Status` objects with its codes and reasons.
+//! Clients branch on `reason` and `code`, people read `message`; all three are part of the behaviour.
+
+use serde_json::{Value, json};
+
+use super::kinds::Kind;
+
+/// A refused request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiError {
+    pub code: u16,
+    pub reason: &'static str,
+    pub message: String,
+    pub details: Value,
+}
+
+/// One thing that is wrong with one field.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FieldError {
+    /// Dotted path with list indices, such as `spec.rules[0].name`.
+    pub field: String,
+    /// `FieldValueInvalid`, `FieldValueRequired`, ...
+    pub reason: &'static str,
+    /// The words after the path, such as `Required value: must be set`.
+    pub message: String,
+}
+
+impl FieldError {
+    pub fn invalid(field: impl Into<String>, value: &Value, why: impl std::fmt::Display) -> Self {
+        let message = format!("Invalid value: {}: {why}", quote(value));
+        Self { field: field.into(), reason: "FieldValueInvalid", message }
+    }
+
+    pub fn required(field: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        let why = why.to_string();
+        let message = if why.is_empty() { "Required value".into() } else { format!("Required value: {why}") };
+        Self { field: field.into(), reason: "FieldValueRequired", message }
+    }
+
+    pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
+        Self { field: field.into(), reason: "FieldValueDuplicate", message: format!("Duplicate value: {value}") }
+    }
+
+    pub fn unsupported(field: impl Into<String>, value: &Value, allowed: &[Value]) -> Self {
+        let allowed: Vec<String> = allowed.iter().map(Value::to_string).collect();
+        let message = format!("Unsupported value: {}: supported values: {}", quote(value), allowed.join(", "));
+        Self { field: field.into(), reason: "FieldValueNotSupported", message }
+    }
+
+    pub fn too_many(field: impl Into<String>, have: usize, limit: u64) -> Self {
+        let message = format!("Too many: {have}: must have at most {limit} items");
+        Self { field: field.into(), reason: "FieldValueTooMany", message }
+    }
+
+    pub fn type_invalid(field: impl Into<String>, value: &Value, why: impl std::fmt::Display) -> Self {
+        let message = format!("Invalid value: {}: {why}", quote(value));
+        Self { field: field.into(), reason: "FieldValueTypeInvalid", message }
+    }
+
+    pub fn forbidden(field: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self { field: field.into(), reason: "FieldValueForbidden", message: format!("Forbidden: {why}") }
+    }
+}
+
+/// Objects and lists are named by their type, as the API server does; scalars are shown.
+fn quote(value: &Value) -> String {
+    match value {
+        Value::Object(_) => "\"object\"".into(),
+        Value::Array(_) => "\"array\"".into(),
+        Value::Null => "\"null\"".into(),
+        other => other.to_string(),
+    }
+}
+
+impl ApiError {
+    fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: Value::Null }
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    /// A path that no resource serves.
+    pub fn no_such_path() -> Self {
+        Self { details: json!({}), ..Self::new(404, "NotFound", "the server could not find the requested resource") }
+    }
+
+    pub fn not_found(kind: &Kind, name: &str) -> Self {
+        let message = format!("{} \"{name}\" not found", kind.qualified());
+        Self { details: details(kind.group(), &kind.plural, name), ..Self::new(404, "NotFound", message) }
+    }
+
+    pub fn already_exists(kind: &Kind, name: &str) -> Self {
+        let message = format!("{} \"{name}\" already exists", kind.qualified());
+        Self { details: details(kind.group(), &kind.plural, name), ..Self::new(409, "AlreadyExists", message) }
+    }
+
+    pub fn conflict(kind: &Kind, name: &str, why: impl std::fmt::Display) -> Self {
+        let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", kind.qualified());
+        Self { details: details(kind.group(), &kind.plural, name), ..Self::new(409, "Conflict", message) }
+    }
+
+    /// Somebody else wrote the object since the caller read it.
+    pub fn stale(kind: &Kind, name: &str) -> Self {
+        Self::conflict(kind, name, "the object has been modified; please apply your changes to the latest version and try again")
+    }
+
+    pub fn apply_conflict(message: String, causes: Vec<Value>) -> Self {
+        Self { details: json!({ "causes": causes }), ..Self::new(409, "Conflict", message) }
+    }
+
+    pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+        let lines: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.field, e.message)).collect();
+        let what = match lines.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let causes: Vec<Value> = errors.iter().map(|e| json!({"reason": e.reason, "message": e.message, "field": e.field})).collect();
+        let mut body = details(kind.group(), &kind.kind, name);
+        body["causes"] = causes.into();
+        let message = format!("{} \"{name}\" is invalid: {what}", kind.qualified_kind());
+        Self { details: body, ..Self::new(422, "Invalid", message) }
+    }
+
+    /// What the API server answers when a JSON Patch cannot be applied, a failed `test` included.
+    pub fn unprocessable() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self { details: json!({}), ..Self::new(422, "Invalid", message) }
+    }
+
+    pub fn forbidden(kind: &Kind, name: &str, why: impl std::fmt::Display) -> Self {
+        let message = format!("{} \"{name}\" is forbidden: {why}", kind.qualified());
+        Self { details: details(kind.group(), &kind.plural, name), ..Self::new(403, "Forbidden", message) }
+    }
+
+    pub fn unsupported_media_type(content_type: &str) -> Self {
+        let message = format!(
+            "the body of the request was in an unknown format ({content_type}) - accepted media types include: \
+             application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+        );
+        Self::new(415, "UnsupportedMediaType", message)
+    }
+
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self { details: json!({}), ..Self::new(405, "MethodNotAllowed", message) }
+    }
+
+    /// The history that a watch asks for has been compacted away.
+    pub fn expired(asked: u64, oldest: u64) -> Self {
+        Self::new(410, "Expired", format!("too old resource version: {asked} ({oldest})"))
+    }
+
+    /// A resource version that this server has not reached yet.
+    pub fn from_the_future(asked: u64, current: u64) -> Self {
+        let message = format!("Too large resource version: {asked}, current: {current}");
+        let mut error = Self::new(504, "Timeout", message);
+        error.details = json!({
+            "retryAfterSeconds": 1,
+            "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+        });
+        error
+    }
+
+    pub fn to_status(&self) -> Value {
+        let mut status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason, "code": self.code,
+        });
+        if !self.details.is_null() {
+            status["details"] = self.details.clone();
+        }
+        status
+    }
+}
+
+fn details(group: &str, resource: &str, name: &str) -> Value {
+    let mut out = json!({"name": name, "kind": resource});
+    if !group.is_empty() {
+        out["group"] = group.into();
+    }
+    out
+}

@@ -1,0 +1,306 @@
+//! Sets of fields, in the notation of `managedFields`: `f:name`, `k:{"key":"value"}`, `v:value`, and `.` for a field itself.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::schema::{ListType, Schema};
+
+/// A tree of fields. A node that has no children is a member; one that has some is a member only if `own`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FieldSet {
+    own: bool,
+    children: BTreeMap<String, FieldSet>,
+}
+
+/// What a write changed: fields added or changed, and fields removed.
+#[derive(Debug, Default)]
+pub struct Difference {
+    pub written: FieldSet,
+    pub removed: FieldSet,
+}
+
+/// Fields that belong to the server, not to any manager.
+const UNMANAGED_METADATA: [&str; 9] = [
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "managedFields",
+];
+
+/// An object without the fields that nobody manages.
+pub fn managed_part(object: &Value) -> Value {
+    let mut out = object.clone();
+    if let Some(map) = out.as_object_mut() {
+        map.remove("apiVersion");
+        map.remove("kind");
+        if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.retain(|k, _| !UNMANAGED_METADATA.contains(&k.as_str()));
+            if metadata.is_empty() {
+                map.remove("metadata");
+            }
+        }
+    }
+    out
+}
+
+impl FieldSet {
+    pub fn is_empty(&self) -> bool {
+        !self.own && self.children.is_empty()
+    }
+
+    fn leaf() -> Self {
+        Self { own: true, children: BTreeMap::new() }
+    }
+
+    /// The member fields of a whole value.
+    pub fn of(schema: Option<&Schema>, value: &Value) -> Self {
+        let mut set = Self::default();
+        for (key, inner_schema, inner) in parts(schema, value).unwrap_or_default() {
+            let mut child = Self::of(inner_schema, inner);
+            child.own |= !key.starts_with("f:");
+            set.children.insert(key, child);
+        }
+        set.own = set.children.is_empty();
+        set
+    }
+
+    /// As [`FieldSet::of`] for a whole object, without what nobody manages.
+    pub fn of_object(schema: &Schema, object: &Value) -> Self {
+        let part = managed_part(object);
+        if part.as_object().is_some_and(Map::is_empty) { Self::default() } else { Self::of(Some(schema), &part) }
+    }
+
+    pub fn union(&mut self, other: &Self) {
+        self.own |= other.own;
+        for (key, child) in &other.children {
+            self.children.entry(key.clone()).or_default().union(child);
+        }
+    }
+
+    pub fn subtract(&mut self, other: &Self) {
+        self.own &= !other.own;
+        for (key, gone) in &other.children {
+            if let Some(child) = self.children.get_mut(key) {
+                child.subtract(gone);
+                if child.is_empty() {
+                    self.children.remove(key);
+                }
+            }
+        }
+    }
+
+    pub fn intersection(&self, other: &Self) -> Self {
+        let mut out = Self { own: self.own && other.own, children: BTreeMap::new() };
+        for (key, child) in &self.children {
+            if let Some(common) = other.children.get(key).map(|o| child.intersection(o)).filter(|c| !c.is_empty()) {
+                out.children.insert(key.clone(), common);
+            }
+        }
+        out
+    }
+
+    /// Every member as people read it: `.spec.containers[name="a"].image`.
+    pub fn paths(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.collect_paths(String::new(), &mut out);
+        out
+    }
+
+    fn collect_paths(&self, at: String, out: &mut Vec<String>) {
+        if self.own {
+            out.push(at.clone());
+        }
+        for (key, child) in &self.children {
+            let step = match key.split_at(2) {
+                ("f:", name) => format!(".{name}"),
+                ("k:", keys) => key_path(keys),
+                (_, value) => format!("[={value}]"),
+            };
+            child.collect_paths(format!("{at}{step}"), out);
+        }
+    }
+
+    pub fn from_json(fields: &Value) -> Self {
+        let mut set = Self::default();
+        for (key, inner) in fields.as_object().into_iter().flatten() {
+            if key == "." {
+                set.own = true;
+            } else {
+                set.children.insert(key.clone(), Self::from_json(inner));
+            }
+        }
+        set.own |= set.children.is_empty();
+        set
+    }
+
+    pub fn to_json(&self) -> Value {
+        let mut out = Map::new();
+        if self.own && !self.children.is_empty() {
+            out.insert(".".into(), json!({}));
+        }
+        for (key, child) in &self.children {
+            out.insert(key.clone(), child.to_json());
+        }
+        Value::Object(out)
+    }
+
+    /// Takes these fields out of a value; a map or list that they empty goes too.
+    pub fn remove_from(&self, schema: Option<&Schema>, value: &mut Value) {
+        for (key, gone) in &self.children {
+            let inner_schema = child_schema(schema, key);
+            let whole_item = gone.own && !key.starts_with("f:");
+            let Some(position) = locate(schema, value, key) else {
+                continue;
+            };
+            let inner = match &position {
+                Position::Field(name) => &mut value[name.as_str()],
+                Position::Item(index) => &mut value[*index],
+            };
+            if !whole_item && !gone.children.is_empty() {
+                gone.remove_from(inner_schema, inner);
+                let emptied = match inner {
+                    Value::Object(m) => m.is_empty(),
+                    Value::Array(a) => a.is_empty(),
+                    _ => false,
+                };
+                if !emptied {
+                    continue;
+                }
+            }
+            match (position, &mut *value) {
+                (Position::Field(name), Value::Object(map)) => drop(map.remove(&name)),
+                (Position::Item(index), Value::Array(items)) => drop(items.remove(index)),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Difference {
+    /// Compares two whole objects.
+    pub fn between(schema: &Schema, old: &Value, new: &Value) -> Self {
+        let mut difference = Self::default();
+        let (old, new) = (managed_part(old), managed_part(new));
+        compare(Some(schema), Some(&old), Some(&new), &mut difference.written, &mut difference.removed);
+        difference
+    }
+}
+
+fn compare(s: Option<&Schema>, old: Option<&Value>, new: Option<&Value>, written: &mut FieldSet, removed: &mut FieldSet) {
+    match (old, new) {
+        (None, None) => {}
+        (Some(a), Some(b)) if a == b => {}
+        (Some(a), None) => {
+            *removed = FieldSet::of(s, a);
+            removed.own = true;
+        }
+        (None, Some(b)) => {
+            *written = FieldSet::of(s, b);
+            written.own = true;
+        }
+        (Some(a), Some(b)) => match (parts(s, a), parts(s, b)) {
+            (Some(before), Some(after)) if a.is_object() == b.is_object() => {
+                let before: BTreeMap<String, _> = before.into_iter().map(|(k, s, v)| (k, (s, v))).collect();
+                let after: BTreeMap<String, _> = after.into_iter().map(|(k, s, v)| (k, (s, v))).collect();
+                for (key, (inner_schema, a)) in &before {
+                    let b = after.get(key).map(|(_, v)| *v);
+                    compare_child(key, *inner_schema, Some(a), b, written, removed);
+                }
+                for (key, (inner_schema, b)) in after.iter().filter(|(k, _)| !before.contains_key(*k)) {
+                    compare_child(key, *inner_schema, None, Some(b), written, removed);
+                }
+            }
+            _ => *written = FieldSet::leaf(),
+        },
+    }
+}
+
+fn compare_child(
+    key: &str,
+    schema: Option<&Schema>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    written: &mut FieldSet,
+    removed: &mut FieldSet,
+) {
+    let (mut w, mut r) = (FieldSet::default(), FieldSet::default());
+    compare(schema, old, new, &mut w, &mut r);
+    if !w.is_empty() {
+        written.children.insert(key.to_owned(), w);
+    }
+    if !r.is_empty() {
+        removed.children.insert(key.to_owned(), r);
+    }
+}
+
+/// One part of a value: its key in a field set, its schema, and itself.
+type Part<'a> = (String, Option<&'a Schema>, &'a Value);
+
+/// The separately owned parts of a value, or None if it is owned as a whole.
+fn parts<'a>(schema: Option<&'a Schema>, value: &'a Value) -> Option<Vec<Part<'a>>> {
+    match value {
+        Value::Object(map) if !schema.is_some_and(|s| s.atomic) => {
+            let part = |(k, v): (&String, &'a Value)| (format!("f:{k}"), schema.and_then(|s| s.field(k)), v);
+            // `part` borrows the schema for as long as the value.
+            Some(map.iter().map(part).collect())
+        }
+        Value::Array(items) => {
+            let inner = schema.and_then(|s| s.items.as_deref());
+            match schema.map(|s| &s.list) {
+                Some(list @ (ListType::Map(_) | ListType::Set)) => Some(items.iter().map(|v| (item_key(list, v), inner, v)).collect()),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// The key of a list item: `k:{...}` or `v:...`.
+pub fn item_key(list: &ListType, item: &Value) -> String {
+    match list {
+        ListType::Map(keys) => {
+            let key: Map<String, Value> = keys.iter().filter_map(|k| item.get(k).map(|v| (k.clone(), v.clone()))).collect();
+            format!("k:{}", Value::Object(key))
+        }
+        _ => format!("v:{item}"),
+    }
+}
+
+enum Position {
+    Field(String),
+    Item(usize),
+}
+
+fn locate(schema: Option<&Schema>, value: &Value, key: &str) -> Option<Position> {
+    match value {
+        Value::Object(map) => {
+            let name = key.strip_prefix("f:")?;
+            map.contains_key(name).then(|| Position::Field(name.to_owned()))
+        }
+        Value::Array(items) => {
+            let list = &schema?.list;
+            items.iter().position(|v| item_key(list, v) == key).map(Position::Item)
+        }
+        _ => None,
+    }
+}
+
+fn child_schema<'a>(schema: Option<&'a Schema>, key: &str) -> Option<&'a Schema> {
+    let schema = schema?;
+    match key.strip_prefix("f:") {
+        Some(name) => schema.field(name),
+        None => schema.items.as_deref(),
+    }
+}
+
+fn key_path(keys: &str) -> String {
+    let keys: Value = serde_json::from_str(keys).unwrap_or_default();
+    let pairs = keys.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={v}"));
+    format!("[{}]", pairs.collect::<Vec<_>>().join(","))
+}

@@ -1,0 +1,157 @@
+//! From what a client sent to what is stored: parts kept apart, unknown fields dropped, defaults filled in.
+
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use super::kinds::Kind;
+use super::write::Part;
+use super::{defaults, validate};
+
+pub fn for_create(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+    shape_up(kind, object)?;
+    if !kind.custom {
+        defaults::on_create(kind, object);
+    }
+    Ok(())
+}
+
+pub fn for_update(kind: &Kind, live: &Value, object: &mut Value) -> Result<(), ApiError> {
+    if !kind.custom {
+        defaults::carry_over(kind, live, object);
+    }
+    shape_up(kind, object)
+}
+
+fn shape_up(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+    if !kind.custom {
+        drop_nulls(object);
+        if let Some((path, value, wanted)) = validate::wrong_type(&kind.schema, object, "") {
+            let message = format!(
+                "{} in version {:?} cannot be handled as a {}: json: cannot unmarshal {value} into field {path} of type {wanted}",
+                kind.kind,
+                kind.version(),
+                kind.kind
+            );
+            return Err(ApiError::bad_request(message));
+        }
+    }
+    kind.schema.prune(object);
+    kind.schema.fill(object);
+    if !kind.custom {
+        defaults::fill(kind, object);
+        defaults::drop_empty(kind, &kind.schema, object);
+    }
+    Ok(())
+}
+
+/// What server-side apply may own of a configuration: the part that the request is about.
+pub fn applied(kind: &Kind, part: Part, config: &mut Value) {
+    if !kind.custom {
+        drop_nulls(config);
+    }
+    kind.schema.prune(config);
+    let Some(map) = config.as_object_mut() else {
+        return;
+    };
+    match part {
+        Part::Status => map.retain(|k, _| matches!(k.as_str(), "apiVersion" | "kind" | "metadata" | "status")),
+        _ if kind.has_status => drop(map.remove("status")),
+        _ => {}
+    }
+    if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
+        if part == Part::Status {
+            metadata.retain(|k, _| matches!(k.as_str(), "name" | "namespace"));
+        }
+        metadata.remove("resourceVersion");
+        metadata.remove("uid");
+    }
+}
+
+/// Takes from `proposed` only what the request may change; all else is as in `live`.
+pub fn only_part(kind: &Kind, part: Part, live: &Value, mut proposed: Value) -> Value {
+    let mut out = match part {
+        Part::Status => {
+            let mut out = live.clone();
+            put(&mut out, "status", proposed["status"].take());
+            let mut metadata = proposed["metadata"].take();
+            put(&mut out["metadata"], "managedFields", metadata["managedFields"].take());
+            if !kind.custom {
+                put(&mut out["metadata"], "annotations", metadata["annotations"].take());
+            }
+            out
+        }
+        Part::Finalize => {
+            let mut out = live.clone();
+            put(&mut out["spec"], "finalizers", proposed["spec"]["finalizers"].take());
+            out
+        }
+        Part::Object | Part::Scale | Part::Eviction => {
+            if kind.has_status {
+                put(&mut proposed, "status", live["status"].clone());
+            }
+            if &*kind.id == "namespaces" {
+                put(&mut proposed["spec"], "finalizers", live["spec"]["finalizers"].clone());
+            }
+            proposed
+        }
+    };
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"] {
+        put(&mut out["metadata"], field, live["metadata"][field].clone());
+    }
+    out
+}
+
+/// Sets a field, or removes it if the value is null.
+fn put(object: &mut Value, field: &str, value: Value) {
+    if !object.is_object() {
+        if value.is_null() {
+            return;
+        }
+        *object = json!({});
+    }
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
+    if value.is_null() {
+        map.remove(field);
+    } else {
+        map.insert(field.to_owned(), value);
+    }
+}
+
+/// Whether a change counts as a new generation: of what is wanted, not of status or metadata.
+pub fn is_new_generation(kind: &Kind, live: &Value, object: &Value) -> bool {
+    let wanted = |v: &Value| -> Map<String, Value> {
+        let fields = v.as_object().into_iter().flatten();
+        fields
+            .filter(|(k, _)| k.as_str() != "metadata" && !(kind.has_status && k.as_str() == "status"))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    };
+    let annotations = |v: &Value| v["metadata"]["annotations"].clone();
+    wanted(live) != wanted(object)
+        // Deployments alone count annotations too.
+        || (&*kind.id == "deployments.apps" && annotations(live) != annotations(object))
+}
+
+/// Whether nothing keeps an object that is being deleted any more.
+pub fn is_finished(kind: &Kind, object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let empty = |v: &Value| v.as_array().is_none_or(Vec::is_empty);
+    !metadata["deletionTimestamp"].is_null()
+        && empty(&metadata["finalizers"])
+        && (&*kind.id != "namespaces" || empty(&object["spec"]["finalizers"]))
+        && (&*kind.id != "pods" || metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0)
+}
+
+/// A null in a built-in kind is as good as absent.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}

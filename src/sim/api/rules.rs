@@ -1,0 +1,257 @@
+//! Validation beyond the schema: names and labels of everything, the workload kinds' own rules, CEL rules of custom kinds.
+
+use kube_cel::{RootContext, Validator};
+use serde_json::{Value, json};
+
+use super::error::FieldError;
+use super::kinds::Kind;
+use super::selector::LabelSelector;
+
+/// The rules for the metadata of any object.
+pub fn metadata(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().unwrap_or_default();
+    let one_label = matches!(&*kind.id, "services" | "namespaces");
+    if live.is_none() && !(is_subdomain(name) && !(one_label && (name.contains('.') || name.len() > 63))) {
+        let why = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
+                   and must start and end with an alphanumeric character";
+        errors.push(FieldError::invalid("metadata.name", &metadata["name"], why));
+    }
+    labels(&metadata["labels"], "metadata.labels", &mut errors);
+    for key in metadata["annotations"].as_object().into_iter().flatten().map(|(k, _)| k) {
+        if !is_qualified(&key.to_lowercase()) {
+            errors.push(FieldError::invalid(
+                "metadata.annotations",
+                &json!(key),
+                "name part must consist of alphanumeric characters, '-', '_' or '.'",
+            ));
+        }
+    }
+    owners(&metadata["ownerReferences"], &mut errors);
+    if let Some(live) = live.filter(|l| !l["metadata"]["deletionTimestamp"].is_null()) {
+        let had = live["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        let added: Vec<&Value> = metadata["finalizers"].as_array().into_iter().flatten().filter(|f| !had.contains(f)).collect();
+        if !added.is_empty() {
+            let why = format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
+            errors.push(FieldError::forbidden("metadata.finalizers", why));
+        }
+    }
+    errors
+}
+
+fn owners(references: &Value, errors: &mut Vec<FieldError>) {
+    let list = references.as_array().map(Vec::as_slice).unwrap_or_default();
+    for reference in list {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if reference[field].as_str().is_none_or(str::is_empty) {
+                errors.push(FieldError::invalid(
+                    format!("metadata.ownerReferences.{field}"),
+                    &reference[field],
+                    format!("{field} must not be empty"),
+                ));
+            }
+        }
+    }
+    if list.iter().filter(|r| r["controller"] == true).count() > 1 {
+        let why = "Only one reference can have Controller set to true. Found \"true\" in references";
+        errors.push(FieldError::invalid("metadata.ownerReferences", references, why));
+    }
+}
+
+fn labels(map: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    for (key, value) in map.as_object().into_iter().flatten() {
+        if !is_qualified(key) {
+            errors.push(FieldError::invalid(path, &json!(key), "name part must consist of alphanumeric characters, '-', '_' or '.'"));
+        }
+        if !value.as_str().is_some_and(|v| v.is_empty() || is_name_part(v)) {
+            errors.push(FieldError::invalid(path, value, "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+        }
+    }
+}
+
+fn is_name_part(text: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    text.len() <= 63
+        && edge(text.chars().next())
+        && edge(text.chars().last())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+fn is_qualified(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((prefix, name)) => is_subdomain(prefix) && is_name_part(name),
+        None => is_name_part(key),
+    }
+}
+
+fn is_subdomain(text: &str) -> bool {
+    let label = |l: &str| {
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        edge(l.chars().next()) && edge(l.chars().last()) && l.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// The CEL rules of a custom kind.
+pub fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
+    let Some(rules) = &kind.rules else {
+        return Vec::new();
+    };
+    let root = RootContext { api_version: kind.api_version.clone(), api_group: kind.group().to_owned(), kind: kind.kind.clone() };
+    let Err(broken) = validator.validate_compiled_with_context(rules, object, live, Some(&root)) else {
+        return Vec::new();
+    };
+    broken
+        .into_vec()
+        .into_iter()
+        .map(|e| {
+            let path: Vec<&str> = e.field_path.split('.').collect();
+            let value = path.iter().try_fold(object, |v, k| v.get(k)).unwrap_or(object);
+            let mut error = FieldError::invalid(e.field_path.clone(), value, &e.message);
+            match e.reason.as_deref() {
+                Some("FieldValueRequired") => error = FieldError::required(e.field_path, &e.message),
+                Some("FieldValueForbidden") => error = FieldError::forbidden(e.field_path, &e.message),
+                _ => {}
+            }
+            error
+        })
+        .collect()
+}
+
+/// The rules of the built-in kinds that this server knows.
+pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    match &*kind.id {
+        "deployments.apps" | "replicasets.apps" => workload(live, object, &mut errors),
+        "pods" => {
+            pod_spec(&object["spec"], "spec", &mut errors);
+            if let Some(live) = live
+                && without_images(&live["spec"]) != without_images(&object["spec"])
+            {
+                let why = "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations`, `spec.terminationGracePeriodSeconds`";
+                errors.push(FieldError::forbidden("spec", why));
+            }
+        }
+        "services" => service(live, object, &mut errors),
+        "controllerrevisions.apps" => {
+            if live.is_some_and(|l| l["data"] != object["data"]) {
+                errors.push(FieldError::invalid("data", &object["data"], "field is immutable"));
+            }
+        }
+        "secrets" => {
+            if live.is_some_and(|l| l["type"] != object["type"]) {
+                errors.push(FieldError::invalid("type", &object["type"], "field is immutable"));
+            }
+        }
+        _ => {}
+    }
+    errors
+}
+
+fn without_images(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    if let Some(map) = spec.as_object_mut() {
+        for field in ["tolerations", "activeDeadlineSeconds", "nodeName", "terminationGracePeriodSeconds"] {
+            map.remove(field);
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            container["image"] = Value::Null;
+        }
+    }
+    spec
+}
+
+fn workload(live: Option<&Value>, object: &Value, errors: &mut Vec<FieldError>) {
+    let spec = &object["spec"];
+    for field in ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
+        if spec[field].as_i64().is_some_and(|n| n < 0) {
+            let path = format!("spec.{field}");
+            errors.push(FieldError::invalid(path, &spec[field], "must be greater than or equal to 0"));
+        }
+    }
+    let selector = LabelSelector::from_object(&spec["selector"]);
+    if selector.is_empty() {
+        errors.push(FieldError::required("spec.selector", ""));
+    } else if !selector.matches(&spec["template"]["metadata"]["labels"]) {
+        let value = &spec["template"]["metadata"]["labels"];
+        errors.push(FieldError::invalid("spec.template.metadata.labels", value, "`selector` does not match template `labels`"));
+    }
+    if live.is_some_and(|l| l["spec"]["selector"] != spec["selector"]) {
+        errors.push(FieldError::invalid("spec.selector", &spec["selector"], "field is immutable"));
+    }
+    labels(&spec["template"]["metadata"]["labels"], "spec.template.labels", errors);
+    let policy = &spec["template"]["spec"]["restartPolicy"];
+    if policy.is_string() && policy != "Always" {
+        errors.push(FieldError::unsupported("spec.template.spec.restartPolicy", policy, &[json!("Always")]));
+    }
+    pod_spec(&spec["template"]["spec"], "spec.template.spec", errors);
+}
+
+fn pod_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let containers = spec["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if containers.is_empty() {
+        errors.push(FieldError::required(format!("{path}.containers"), ""));
+    }
+    let volumes: Vec<&Value> = spec["volumes"].as_array().into_iter().flatten().map(|v| &v["name"]).collect();
+    let mut names: Vec<&str> = Vec::new();
+    for (i, container) in containers.iter().enumerate() {
+        let at = format!("{path}.containers[{i}]");
+        match container["name"].as_str() {
+            None | Some("") => errors.push(FieldError::required(format!("{at}.name"), "")),
+            Some(name) if names.contains(&name) => {
+                errors.push(FieldError::duplicate(format!("{at}.name"), &container["name"]));
+            }
+            Some(name) => names.push(name),
+        }
+        if container["image"].as_str().is_none_or(str::is_empty) {
+            errors.push(FieldError::required(format!("{at}.image"), ""));
+        }
+        for (j, port) in container["ports"].as_array().into_iter().flatten().enumerate() {
+            port_number(&port["containerPort"], &format!("{at}.ports[{j}].containerPort"), errors);
+        }
+        for (j, mount) in container["volumeMounts"].as_array().into_iter().flatten().enumerate() {
+            if !volumes.contains(&&mount["name"]) {
+                let message = format!("Not found: {}", mount["name"]);
+                let field = format!("{at}.volumeMounts[{j}].name");
+                errors.push(FieldError { field, reason: "FieldValueNotFound", message });
+            }
+        }
+    }
+}
+
+fn port_number(port: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    match port.as_i64() {
+        Some(1..=65535) => {}
+        None | Some(0) => errors.push(FieldError::required(path, "")),
+        Some(_) => errors.push(FieldError::invalid(path, port, "must be between 1 and 65535, inclusive")),
+    }
+}
+
+fn service(live: Option<&Value>, object: &Value, errors: &mut Vec<FieldError>) {
+    let spec = &object["spec"];
+    let ports = spec["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if ports.is_empty() && spec["type"] != "ExternalName" && spec["clusterIP"] != "None" {
+        errors.push(FieldError::required("spec.ports", ""));
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for (i, port) in ports.iter().enumerate() {
+        port_number(&port["port"], &format!("spec.ports[{i}].port"), errors);
+        match port["name"].as_str() {
+            None | Some("") if ports.len() > 1 => {
+                errors.push(FieldError::required(format!("spec.ports[{i}].name"), ""));
+            }
+            Some(name) if names.contains(&name) => {
+                errors.push(FieldError::duplicate(format!("spec.ports[{i}].name"), &port["name"]));
+            }
+            name => names.extend(name),
+        }
+    }
+    labels(&spec["selector"], "spec.selector", errors);
+    let external = spec["type"] == "ExternalName";
+    if live.is_some_and(|l| !l["spec"]["clusterIP"].is_null() && !external && l["spec"]["clusterIP"] != spec["clusterIP"]) {
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", &spec["clusterIP"], "may not change once set"));
+    }
+}

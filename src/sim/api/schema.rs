@@ -1,0 +1,344 @@
+//! Structural schemas: what the fields of a kind are, how lists and maps merge, and what is filled in or dropped.
+//! Both custom resources (from their CRD) and built-in kinds (from the client library's own schemas) are described by them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+/// The JSON type that a field must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shape {
+    #[default]
+    Any,
+    Object,
+    Array,
+    String,
+    Integer,
+    Number,
+    Boolean,
+    IntOrString,
+}
+
+/// How a list merges and who can own its items.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ListType {
+    /// One value, with one owner.
+    #[default]
+    Atomic,
+    /// Scalars that each have their own owner.
+    Set,
+    /// Objects that each have their own owner, told apart by these keys.
+    Map(Vec<String>),
+}
+
+/// The limits on one value.
+#[derive(Debug, Clone, Default)]
+pub struct Checks {
+    pub required: Vec<String>,
+    pub allowed: Vec<Value>,
+    pub minimum: Option<f64>,
+    pub maximum: Option<f64>,
+    pub exclusive_minimum: bool,
+    pub exclusive_maximum: bool,
+    pub min_length: Option<u64>,
+    pub max_length: Option<u64>,
+    pub min_items: Option<u64>,
+    pub max_items: Option<u64>,
+    pub min_properties: Option<u64>,
+    pub max_properties: Option<u64>,
+    pub pattern: Option<Regex>,
+    pub format: Option<String>,
+    pub all_of: Vec<Schema>,
+    pub any_of: Vec<Schema>,
+    pub one_of: Vec<Schema>,
+    pub not: Option<Box<Schema>>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Schema {
+    pub shape: Shape,
+    pub properties: BTreeMap<String, Arc<Schema>>,
+    /// The values of a map with free keys.
+    pub additional: Option<Arc<Schema>>,
+    pub items: Option<Arc<Schema>>,
+    /// Fields that are not described stay.
+    pub keep_unknown: bool,
+    /// A whole object of some kind: its `apiVersion`, `kind` and `metadata` stay.
+    pub embedded: bool,
+    pub nullable: bool,
+    pub default: Option<Value>,
+    pub list: ListType,
+    /// An object that merges as one value.
+    pub atomic: bool,
+    pub checks: Checks,
+}
+
+/// Where a schema comes from decides what it leaves unsaid.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// A CRD: it says everything.
+    Crd,
+    /// A built-in kind: list types are known by field name, `required` is left to [`super::rules`].
+    BuiltIn,
+}
+
+/// `$ref` targets, and those already compiled.
+struct Definitions<'a> {
+    raw: &'a Map<String, Value>,
+    done: HashMap<String, Arc<Schema>>,
+}
+
+impl Schema {
+    /// Compiles a CRD's `openAPIV3Schema`; the metadata is that of every object.
+    pub fn from_crd(raw: &Value) -> Self {
+        let mut root = compile(raw, "", Source::Crd, &mut Definitions { raw: &Map::new(), done: HashMap::new() });
+        root.embedded = true;
+        root.shape = Shape::Object;
+        let metadata = schemars::schema_for!(k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta);
+        root.properties.insert("metadata".into(), Arc::new(Self::built_in(metadata.as_value())));
+        root
+    }
+
+    /// Compiles the schema that the client library has for a built-in kind.
+    pub fn built_in(raw: &Value) -> Self {
+        let none = Map::new();
+        let raw_definitions = raw["$defs"].as_object().unwrap_or(&none);
+        compile(raw, "", Source::BuiltIn, &mut Definitions { raw: raw_definitions, done: HashMap::new() })
+    }
+
+    /// The schema of a field or map value, if it is known.
+    pub fn field(&self, name: &str) -> Option<&Schema> {
+        self.properties.get(name).or(self.additional.as_ref()).map(Arc::as_ref)
+    }
+
+    /// Drops what the schema does not describe.
+    pub fn prune(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                let described = |k: &String| {
+                    self.properties.contains_key(k) || (self.embedded && matches!(k.as_str(), "apiVersion" | "kind" | "metadata"))
+                };
+                if self.additional.is_none() && !self.keep_unknown && self.shape != Shape::Any {
+                    map.retain(|k, _| described(k));
+                }
+                for (k, v) in map.iter_mut() {
+                    if let Some(schema) = self.field(k) {
+                        schema.prune(v);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                if let Some(schema) = &self.items {
+                    items.iter_mut().for_each(|v| schema.prune(v));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Fills in defaults below the fields that are present.
+    pub fn fill(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                for (name, schema) in &self.properties {
+                    let missing = match map.get(name) {
+                        None => true,
+                        Some(Value::Null) => !schema.nullable,
+                        Some(_) => false,
+                    };
+                    if let (true, Some(default)) = (missing, &schema.default) {
+                        map.insert(name.clone(), default.clone());
+                    }
+                }
+                for (k, v) in map.iter_mut() {
+                    if let Some(schema) = self.field(k) {
+                        schema.fill(v);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                if let Some(schema) = &self.items {
+                    items.iter_mut().for_each(|v| schema.fill(v));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn compile(raw: &Value, name: &str, source: Source, defs: &mut Definitions<'_>) -> Schema {
+    if let Some(target) = raw["$ref"].as_str() {
+        let mut schema = (*resolve(target, source, defs)).clone();
+        overlay(name, &mut schema);
+        return schema;
+    }
+    let mut schema = Schema {
+        shape: shape(raw),
+        keep_unknown: raw["x-kubernetes-preserve-unknown-fields"] == true,
+        embedded: raw["x-kubernetes-embedded-resource"] == true,
+        nullable: raw["nullable"] == true,
+        default: raw.get("default").cloned(),
+        atomic: raw["x-kubernetes-map-type"] == "atomic",
+        list: list_type(raw),
+        checks: checks(raw, source, defs),
+        ..Schema::default()
+    };
+    for (k, v) in raw["properties"].as_object().into_iter().flatten() {
+        schema.properties.insert(k.clone(), Arc::new(compile(v, k, source, defs)));
+    }
+    if raw["items"].is_object() {
+        schema.items = Some(Arc::new(compile(&raw["items"], "", source, defs)));
+    }
+    match &raw["additionalProperties"] {
+        inner @ Value::Object(_) => schema.additional = Some(Arc::new(compile(inner, "", source, defs))),
+        Value::Bool(true) => schema.additional = Some(Arc::default()),
+        _ => {}
+    }
+    if source == Source::BuiltIn {
+        let open = schema.properties.is_empty() && schema.additional.is_none();
+        schema.keep_unknown |= open && schema.shape == Shape::Object;
+        overlay(name, &mut schema);
+    }
+    schema
+}
+
+fn resolve(target: &str, source: Source, defs: &mut Definitions<'_>) -> Arc<Schema> {
+    let key = target.rsplit('/').next().unwrap_or_default().to_owned();
+    if let Some(done) = defs.done.get(&key) {
+        return done.clone();
+    }
+    let raw = defs.raw;
+    let schema = Arc::new(compile(raw.get(&key).unwrap_or(&Value::Null), "", source, defs));
+    defs.done.insert(key, schema.clone());
+    schema
+}
+
+fn shape(raw: &Value) -> Shape {
+    if raw["x-kubernetes-int-or-string"] == true {
+        return Shape::IntOrString;
+    }
+    match raw["type"].as_str() {
+        Some("object") => Shape::Object,
+        Some("array") => Shape::Array,
+        Some("string") => Shape::String,
+        Some("integer") => Shape::Integer,
+        Some("number") => Shape::Number,
+        Some("boolean") => Shape::Boolean,
+        _ => Shape::Any,
+    }
+}
+
+fn list_type(raw: &Value) -> ListType {
+    match raw["x-kubernetes-list-type"].as_str() {
+        Some("set") => ListType::Set,
+        Some("map") => ListType::Map(strings(&raw["x-kubernetes-list-map-keys"])),
+        _ => ListType::Atomic,
+    }
+}
+
+fn checks(raw: &Value, source: Source, defs: &mut Definitions<'_>) -> Checks {
+    let mut all = |key: &str| -> Vec<Schema> { raw[key].as_array().into_iter().flatten().map(|s| compile(s, "", source, defs)).collect() };
+    let (all_of, any_of, one_of) = (all("allOf"), all("anyOf"), all("oneOf"));
+    let not = raw.get("not").map(|s| Box::new(compile(s, "", source, defs)));
+    let required = if source == Source::Crd { strings(&raw["required"]) } else { Vec::new() };
+    Checks {
+        required,
+        allowed: raw["enum"].as_array().cloned().unwrap_or_default(),
+        minimum: raw["minimum"].as_f64(),
+        maximum: raw["maximum"].as_f64(),
+        exclusive_minimum: raw["exclusiveMinimum"] == true,
+        exclusive_maximum: raw["exclusiveMaximum"] == true,
+        min_length: raw["minLength"].as_u64(),
+        max_length: raw["maxLength"].as_u64(),
+        min_items: raw["minItems"].as_u64(),
+        max_items: raw["maxItems"].as_u64(),
+        min_properties: raw["minProperties"].as_u64(),
+        max_properties: raw["maxProperties"].as_u64(),
+        pattern: raw["pattern"].as_str().and_then(|p| Regex::new(p).ok()),
+        format: raw["format"].as_str().map(str::to_owned),
+        all_of,
+        any_of,
+        one_of,
+        not,
+    }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+/// The list and map types of the built-in kinds' fields, which the client library's schemas leave out.
+fn overlay(name: &str, schema: &mut Schema) {
+    let keyed = |keys: &[&str]| ListType::Map(keys.iter().map(|k| (*k).to_owned()).collect());
+    let item_has = |field: &str| schema.items.as_ref().is_some_and(|i| i.properties.contains_key(field));
+    if schema.shape == Shape::Array {
+        schema.list = match name {
+            "containers"
+            | "initContainers"
+            | "ephemeralContainers"
+            | "env"
+            | "volumes"
+            | "resourceClaims"
+            | "imagePullSecrets"
+            | "secrets"
+            | "claims"
+                if item_has("name") =>
+            {
+                keyed(&["name"])
+            }
+            "volumeMounts" => keyed(&["mountPath"]),
+            "volumeDevices" => keyed(&["devicePath"]),
+            "hostAliases" | "podIPs" | "hostIPs" => keyed(&["ip"]),
+            "topologySpreadConstraints" => keyed(&["topologyKey", "whenUnsatisfiable"]),
+            "conditions" if item_has("type") => keyed(&["type"]),
+            "ports" if item_has("containerPort") => keyed(&["containerPort", "protocol"]),
+            "ports" if item_has("targetPort") => keyed(&["port", "protocol"]),
+            "ownerReferences" => keyed(&["uid"]),
+            "finalizers" => ListType::Set,
+            _ => schema.list.clone(),
+        };
+    }
+    let atomic = ["selector", "labelSelector", "nodeSelector", "fieldRef", "resourceFieldRef", "targetRef"];
+    schema.atomic |= atomic.contains(&name) || name.ends_with("KeyRef");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn unknown_fields_are_dropped_and_defaults_filled_in() {
+        let schema = Schema::from_crd(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+            "n": {"type": "integer", "default": 3},
+            "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "map": {"type": "object", "additionalProperties": {"type": "object", "properties": {
+                "b": {"type": "boolean", "default": true}}}},
+        }}}}));
+        let mut object = json!({"apiVersion": "v", "kind": "k", "metadata": {"name": "x", "what": 1}, "other": 1,
+            "spec": {"m": 1, "open": {"any": {"thing": 1}}, "map": {"a": {}}}});
+        schema.prune(&mut object);
+        schema.fill(&mut object);
+        assert_eq!(
+            object,
+            json!({"apiVersion": "v", "kind": "k", "metadata": {"name": "x"},
+                "spec": {"n": 3, "open": {"any": {"thing": 1}}, "map": {"a": {"b": true}}}})
+        );
+    }
+
+    #[test]
+    fn built_in_kinds_know_their_list_keys() {
+        let raw = schemars::schema_for!(k8s_openapi::api::core::v1::Pod);
+        let schema = Schema::built_in(raw.as_value());
+        let spec = schema.field("spec").unwrap();
+        assert_eq!(spec.field("containers").unwrap().list, ListType::Map(vec!["name".into()]));
+        let container = spec.field("containers").unwrap().items.as_ref().unwrap();
+        let port = ListType::Map(vec!["containerPort".into(), "protocol".into()]);
+        assert_eq!(container.field("ports").unwrap().list, port);
+        assert_eq!(container.field("args").unwrap().list, ListType::Atomic);
+        let finalizers = schema.field("metadata").unwrap().field("finalizers").unwrap();
+        assert_eq!(finalizers.list, ListType::Set);
+    }
+}

@@ -1,0 +1,57 @@
+//! The forms in which objects are answered: whole, or their metadata alone.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::kinds::Kind;
+use super::path::Query;
+use super::scale;
+use super::write::Part;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    Whole,
+    /// `PartialObjectMetadata`
+    Metadata,
+}
+
+impl View {
+    /// What the `Accept` header asks for first among what this server can do.
+    pub fn wanted(accept: &str, _query: &Query) -> Self {
+        let first = accept.split(',').find(|a| a.contains("application/json")).unwrap_or_default();
+        if first.contains("as=PartialObjectMetadata") { Self::Metadata } else { Self::Whole }
+    }
+
+    pub fn one(self, kind: &Kind, object: &Value, _now: Timestamp) -> Value {
+        match self {
+            Self::Whole => object.clone(),
+            Self::Metadata if object["kind"] == *kind.kind => json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"],
+            }),
+            Self::Metadata => object.clone(),
+        }
+    }
+
+    pub(super) fn or_scale(self, kind: &Kind, object: &Value, part: Part, now: Timestamp) -> Value {
+        match part {
+            Part::Scale => scale::or_empty(kind, object),
+            _ => self.one(kind, object, now),
+        }
+    }
+
+    pub fn many(self, kind: &Kind, objects: &[&Arc<Value>], revision: u64) -> Value {
+        let metadata = json!({"resourceVersion": revision.to_string()});
+        match self {
+            Self::Whole => {
+                let items: Vec<&Value> = objects.iter().map(|o| o.as_ref()).collect();
+                json!({"apiVersion": kind.api_version, "kind": format!("{}List", kind.kind), "metadata": metadata, "items": items})
+            }
+            Self::Metadata => {
+                let items: Vec<Value> = objects.iter().map(|o| json!({"metadata": o["metadata"]})).collect();
+                json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": metadata, "items": items})
+            }
+        }
+    }
+}

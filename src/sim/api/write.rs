@@ -1,0 +1,414 @@
+//! Creation and change: every write passes the same checks in the same order as in the API server.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::apply::apply;
+use super::error::{ApiError, FieldError};
+use super::kinds::Kind;
+use super::managed::{self, Manager, seconds};
+use super::path::Query;
+use super::store::{Change, ObjectKey, Write};
+use super::{ApiServer, Request, normalize, patch, rules, scale};
+
+pub(super) const CRDS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+
+/// Who writes, when, and whether in earnest.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub actor: String,
+    pub manager: String,
+    pub dry_run: bool,
+    pub now: Timestamp,
+}
+
+impl Caller {
+    pub fn new(actor: &str, now: Timestamp) -> Self {
+        Self { actor: actor.to_owned(), manager: actor.to_owned(), dry_run: false, now }
+    }
+
+    pub(super) fn of(request: &Request, query: &Query, now: Timestamp) -> Result<Self, ApiError> {
+        let dry_run = query.get("dryRun").or(request.body["dryRun"][0].as_str());
+        if dry_run.is_some_and(|d| d != "All") || (dry_run.is_some() && !request.is_write()) {
+            return Err(ApiError::bad_request("dryRun: Unsupported value: supported values: \"All\""));
+        }
+        let manager = query.get("fieldManager").unwrap_or(&request.actor).to_owned();
+        Ok(Self { actor: request.actor.clone(), manager, dry_run: dry_run.is_some(), now })
+    }
+}
+
+/// What part of an object a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Object,
+    Status,
+    Scale,
+    /// A namespace's own finalizers.
+    Finalize,
+    /// A pod's eviction: a deletion.
+    Eviction,
+}
+
+impl Part {
+    pub(super) fn parse(kind: &Kind, subresource: Option<&str>) -> Result<Self, ApiError> {
+        match subresource {
+            None => Ok(Self::Object),
+            Some("status") if kind.has_status => Ok(Self::Status),
+            Some("scale") if kind.scale.is_some() => Ok(Self::Scale),
+            Some("finalize") if &*kind.id == "namespaces" => Ok(Self::Finalize),
+            Some("eviction") if &*kind.id == "pods" => Ok(Self::Eviction),
+            Some(_) => Err(ApiError::no_such_path()),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Object => "",
+            Self::Status => "status",
+            Self::Scale => "scale",
+            Self::Finalize => "finalize",
+            Self::Eviction => "eviction",
+        }
+    }
+}
+
+impl ApiServer {
+    /// Creates an object.
+    pub fn create(&mut self, kind: &str, namespace: Option<&str>, mut object: Value, caller: &Caller) -> Result<Arc<Value>, ApiError> {
+        let kind = self.kind(kind)?.clone();
+        let key = self.identify(&kind, namespace, &mut object, caller.now)?;
+        self.check_namespace(&kind, &key)?;
+        if kind.has_status
+            && let Some(map) = object.as_object_mut()
+        {
+            map.remove("status");
+        }
+        normalize::for_create(&kind, &mut object)?;
+        self.check(&kind, &key, None, &object)?;
+        if !object["metadata"]["managedFields"].is_array() {
+            let manager = manager(&kind, caller, Part::Object, false);
+            managed::note_update(&kind.schema, None, &mut object, &manager, caller.now);
+        }
+        if self.store.get(&kind.id, &key).is_some() {
+            return Err(ApiError::already_exists(&kind, &key.1));
+        }
+        if caller.dry_run {
+            return Ok(Arc::new(object));
+        }
+        self.install_if_crd(&kind, &mut object)?;
+        Ok(self.commit(&kind, key, object, Change::Added, caller))
+    }
+
+    /// Gives a new object its identity: names, uid, times.
+    fn identify(&mut self, kind: &Kind, ns: Option<&str>, object: &mut Value, now: Timestamp) -> Result<ObjectKey, ApiError> {
+        fit_type(kind, object)?;
+        if !object["metadata"].is_object() {
+            object["metadata"] = json!({});
+        }
+        let generated = object["metadata"]["generateName"].as_str().filter(|g| !g.is_empty());
+        let generated = generated.map(str::to_owned);
+        let name = object["metadata"]["name"].as_str().filter(|n| !n.is_empty()).map(str::to_owned);
+        let name = match (name, generated) {
+            (Some(name), _) => name,
+            (None, Some(prefix)) => prefix + &self.ids.suffix(),
+            (None, None) => {
+                let error = FieldError::required("metadata.name", "name or generateName is required");
+                return Err(ApiError::invalid(kind, "", &[error]));
+            }
+        };
+        let metadata = object["metadata"].as_object_mut().expect("made an object above");
+        if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+            let message = "resourceVersion should not be set on objects to be created";
+            return Err(ApiError { code: 500, reason: "InternalError", message: message.into(), details: json!({}) });
+        }
+        for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+            metadata.remove(field);
+        }
+        let namespace = place(kind, ns, metadata)?;
+        metadata.insert("name".into(), name.clone().into());
+        metadata.insert("uid".into(), self.ids.uid().into());
+        metadata.insert("creationTimestamp".into(), seconds(now).into());
+        if kind.has_generation {
+            metadata.insert("generation".into(), 1.into());
+        }
+        Ok((namespace, name))
+    }
+
+    fn check_namespace(&self, kind: &Kind, key: &ObjectKey) -> Result<(), ApiError> {
+        if !kind.namespaced {
+            return Ok(());
+        }
+        let namespaces = self.kind("namespaces")?;
+        let namespace = self.store.get("namespaces", &(String::new(), key.0.clone()));
+        let namespace = namespace.ok_or_else(|| ApiError::not_found(namespaces, &key.0))?;
+        if namespace["metadata"]["deletionTimestamp"].is_null() {
+            return Ok(());
+        }
+        let why = format!("unable to create new content in namespace {} because it is being terminated", key.0);
+        let mut error = ApiError::forbidden(kind, &key.1, why);
+        error.details["causes"] = json!([{"reason": "NamespaceTerminating", "field": "metadata.namespace",
+            "message": format!("namespace {} is being terminated", key.0)}]);
+        Err(error)
+    }
+
+    /// Replaces an object, or part of it (PUT).
+    pub fn put(
+        &mut self,
+        kind: &Arc<Kind>,
+        key: &ObjectKey,
+        part: Part,
+        mut object: Value,
+        caller: &Caller,
+    ) -> Result<Arc<Value>, ApiError> {
+        let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
+        if part == Part::Scale {
+            object = scale::written_back(kind, &live, &object)?;
+        }
+        fit_type(kind, &mut object)?;
+        let versioned = object["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty());
+        if !versioned && (kind.custom || &*kind.id == "leases.coordination.k8s.io") {
+            let error = FieldError::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+            return Err(ApiError::invalid(kind, &key.1, &[error]));
+        }
+        self.revise(kind, key, part, caller, object)
+    }
+
+    /// Any kind of PATCH. Server-side apply creates what is not there.
+    pub(super) fn patch(
+        &mut self,
+        kind: &Arc<Kind>,
+        key: &ObjectKey,
+        part: Part,
+        request: &Request,
+        query: &Query,
+        caller: &Caller,
+    ) -> Result<(u16, Arc<Value>), ApiError> {
+        let content_type = request.content_type.split(';').next().unwrap_or_default();
+        if matches!(content_type, "application/apply-patch+yaml" | "application/apply-patch+json") {
+            let manager = query.get("fieldManager").ok_or_else(|| {
+                ApiError::bad_request("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch")
+            })?;
+            let caller = Caller { manager: manager.to_owned(), ..caller.clone() };
+            return self.apply_patch(kind, key, part, &request.body, query.flag("force"), &caller);
+        }
+        let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
+        let mut object = if part == Part::Scale { scale::or_empty(kind, &live) } else { (*live).clone() };
+        match content_type {
+            "application/json-patch+json" => patch::json_patch(&mut object, &request.body)?,
+            "application/merge-patch+json" => patch::merge_patch(&mut object, &request.body),
+            "application/strategic-merge-patch+json" if !kind.custom => {
+                patch::strategic_patch(Some(&kind.schema), &mut object, &request.body);
+            }
+            other => return Err(ApiError::unsupported_media_type(other)),
+        }
+        if part == Part::Scale {
+            object = scale::written_back(kind, &live, &object)?;
+        }
+        self.revise(kind, key, part, caller, object).map(|o| (200, o))
+    }
+
+    fn apply_patch(
+        &mut self,
+        kind: &Arc<Kind>,
+        key: &ObjectKey,
+        part: Part,
+        config: &Value,
+        force: bool,
+        caller: &Caller,
+    ) -> Result<(u16, Arc<Value>), ApiError> {
+        let mut config = config.clone();
+        fit_type(kind, &mut config)?;
+        if config["metadata"]["managedFields"].is_array() {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+        }
+        let live = self.store.get(&kind.id, key).cloned();
+        let asked = config["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+        if let (Some(asked), Some(live)) = (&asked, &live)
+            && live["metadata"]["resourceVersion"] != **asked
+        {
+            return Err(ApiError::stale(kind, &key.1));
+        }
+        if live.is_none() && part != Part::Object {
+            return Err(ApiError::not_found(kind, &key.1));
+        }
+        normalize::applied(kind, part, &mut config);
+        let who = manager(kind, caller, part, true);
+        let base = live.as_deref().cloned().unwrap_or_else(|| json!({"metadata": {}}));
+        let mut object = apply(&kind.schema, &base, &config, &who, force, caller.now)?;
+        match live {
+            Some(_) => self.revise_applied(kind, key, part, caller, object).map(|o| (200, o)),
+            None => {
+                object["metadata"]["name"] = key.1.clone().into();
+                let namespace = kind.namespaced.then_some(key.0.as_str());
+                self.create(&kind.id, namespace, object, caller).map(|o| (201, o))
+            }
+        }
+    }
+
+    /// Makes a live object what `proposed` says, in the part that is written.
+    pub fn revise(
+        &mut self,
+        kind: &Arc<Kind>,
+        key: &ObjectKey,
+        part: Part,
+        caller: &Caller,
+        proposed: Value,
+    ) -> Result<Arc<Value>, ApiError> {
+        let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
+        let mut object = self.next_state(kind, key, part, &live, proposed)?;
+        let manager = manager(kind, caller, part, false);
+        managed::note_update(&kind.schema, Some(&live), &mut object, &manager, caller.now);
+        self.store_next(kind, key, &live, object, caller)
+    }
+
+    /// As [`ApiServer::revise`], with the ownership that server-side apply has worked out.
+    fn revise_applied(
+        &mut self,
+        kind: &Arc<Kind>,
+        key: &ObjectKey,
+        part: Part,
+        caller: &Caller,
+        proposed: Value,
+    ) -> Result<Arc<Value>, ApiError> {
+        let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
+        let object = self.next_state(kind, key, part, &live, proposed)?;
+        self.store_next(kind, key, &live, object, caller)
+    }
+
+    fn next_state(&self, kind: &Arc<Kind>, key: &ObjectKey, part: Part, live: &Value, mut object: Value) -> Result<Value, ApiError> {
+        fit_type(kind, &mut object)?;
+        let asked = &object["metadata"];
+        if asked["name"] != *key.1 || asked["namespace"].as_str().unwrap_or_default() != key.0 {
+            let message = format!("the name of the object does not match the name on the URL ({})", key.1);
+            return Err(ApiError::bad_request(message));
+        }
+        if !asked["uid"].is_null() && asked["uid"] != live["metadata"]["uid"] {
+            let why = format!(
+                "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+                text(&asked["uid"]),
+                text(&live["metadata"]["uid"])
+            );
+            return Err(ApiError::conflict(kind, &key.1, why));
+        }
+        if asked["resourceVersion"].as_str().is_some_and(|v| !v.is_empty() && live["metadata"]["resourceVersion"] != *v) {
+            return Err(ApiError::stale(kind, &key.1));
+        }
+        let mut object = normalize::only_part(kind, part, live, object);
+        normalize::for_update(kind, live, &mut object)?;
+        self.check(kind, key, Some(live), &object)?;
+        if kind.has_generation && normalize::is_new_generation(kind, live, &object) {
+            let generation = live["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+            object["metadata"]["generation"] = generation.into();
+        }
+        Ok(object)
+    }
+
+    fn store_next(
+        &mut self,
+        kind: &Arc<Kind>,
+        key: &ObjectKey,
+        live: &Arc<Value>,
+        mut object: Value,
+        caller: &Caller,
+    ) -> Result<Arc<Value>, ApiError> {
+        object["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+        if object == **live {
+            return Ok(live.clone());
+        }
+        if caller.dry_run {
+            return Ok(Arc::new(object));
+        }
+        self.install_if_crd(kind, &mut object)?;
+        if normalize::is_finished(kind, &object) {
+            // The stored state before is what watches are shown; the caller gets its own last words.
+            self.commit(kind, key.clone(), (**live).clone(), Change::Deleted, caller);
+            return Ok(Arc::new(object));
+        }
+        Ok(self.commit(kind, key.clone(), object, Change::Modified, caller))
+    }
+
+    /// All validation: types, schema, CEL rules, and what the built-in kinds ask for.
+    fn check(&self, kind: &Kind, key: &ObjectKey, live: Option<&Value>, object: &Value) -> Result<(), ApiError> {
+        let mut errors = rules::metadata(kind, live, object);
+        if kind.custom {
+            errors.extend(super::validate::validate(&kind.schema, object));
+            if errors.is_empty() {
+                errors.extend(rules::cel(&self.cel, kind, live, object));
+            }
+        } else {
+            errors.extend(rules::built_in(kind, live, object));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, &key.1, &errors)) }
+    }
+
+    pub(super) fn commit(&mut self, kind: &Kind, key: ObjectKey, object: Value, change: Change, caller: &Caller) -> Arc<Value> {
+        let write = Write { kind: &kind.id, key, object, change, actor: &caller.actor, at: caller.now };
+        self.store.commit(write)
+    }
+
+    fn install_if_crd(&mut self, kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+        if &*kind.id != CRDS {
+            return Ok(());
+        }
+        let name = text(&object["metadata"]["name"]);
+        let invalid =
+            |why: String| ApiError::invalid(kind, &name, &[FieldError { field: "spec".into(), reason: "FieldValueInvalid", message: why }]);
+        let custom = Kind::from_crd(object).map_err(invalid)?;
+        let now = object["metadata"]["creationTimestamp"].clone();
+        let condition = |t: &str, r: &str| json!({"type": t, "status": "True", "reason": r, "message": "", "lastTransitionTime": now});
+        object["status"] = json!({
+            "acceptedNames": object["spec"]["names"],
+            "conditions": [condition("NamesAccepted", "NoConflicts"), condition("Established", "InitialNamesAccepted")],
+            "storedVersions": [custom.version()],
+        });
+        Arc::make_mut(&mut self.kinds).install(custom);
+        Ok(())
+    }
+}
+
+fn manager(kind: &Kind, caller: &Caller, part: Part, applies: bool) -> Manager {
+    let api_version = kind.api_version.clone();
+    Manager { name: caller.manager.clone(), applies, api_version, subresource: part.name().to_owned() }
+}
+
+/// `apiVersion` and `kind` must be those of the path, or absent.
+fn fit_type(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+    let Some(map) = object.as_object_mut() else {
+        return Err(ApiError::bad_request("the object provided is unrecognized (must be of type object)"));
+    };
+    for (field, expected) in [("apiVersion", &kind.api_version), ("kind", &kind.kind)] {
+        match map.get(field).and_then(Value::as_str) {
+            None | Some("") => drop(map.insert(field.into(), expected.clone().into())),
+            Some(found) if found == expected => {}
+            Some(found) => {
+                let message = format!("the {field} in the data ({found}) does not match the expected {field} ({expected})");
+                return Err(ApiError::bad_request(message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Settles the namespace of a new object; empty for cluster-scoped kinds.
+fn place(kind: &Kind, asked: Option<&str>, metadata: &mut Map<String, Value>) -> Result<String, ApiError> {
+    if !kind.namespaced {
+        metadata.remove("namespace");
+        return Ok(String::new());
+    }
+    let asked = asked.ok_or_else(|| ApiError::bad_request("an empty namespace may not be set during creation"))?;
+    match metadata.get("namespace").and_then(Value::as_str) {
+        Some(found) if !found.is_empty() && found != asked => {
+            Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+        }
+        _ => {
+            metadata.insert("namespace".into(), asked.into());
+            Ok(asked.to_owned())
+        }
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
