@@ -44,7 +44,7 @@ impl Query {
         Self(
             pairs
                 .map(|p| p.split_once('=').unwrap_or((p, "")))
-                .map(|(k, v)| (decode(&k.replace('+', " ")), decode(&v.replace('+', " "))))
+                .map(|(k, v)| (decode(k.replace('+', " ")), decode(v.replace('+', " "))))
                 .collect(),
         )
     }

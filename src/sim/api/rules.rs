@@ -134,15 +134,11 @@ pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
             }
         }
         "services" => service(live, object, &mut errors),
-        "controllerrevisions.apps" => {
-            if live.is_some_and(|l| l["data"] != object["data"]) {
-                errors.push(FieldError::invalid("data", &object["data"], "field is immutable"));
-            }
+        "controllerrevisions.apps" if live.is_some_and(|l| l["data"] != object["data"]) => {
+            errors.push(FieldError::invalid("data", &object["data"], "field is immutable"));
         }
-        "secrets" => {
-            if live.is_some_and(|l| l["type"] != object["type"]) {
-                errors.push(FieldError::invalid("type", &object["type"], "field is immutable"));
-            }
+        "secrets" if live.is_some_and(|l| l["type"] != object["type"]) => {
+            errors.push(FieldError::invalid("type", &object["type"], "field is immutable"));
         }
         _ => {}
     }
