@@ -2,10 +2,13 @@
 //!
 //! - [`api`]: the API server as a deterministic state machine
 //! - [`service`]: the same behind a `kube::Client`, with watches as streams
+//! - [`controllers`]: what a cluster does by itself, with a gateway and its data plane
 //! - [`cluster`]: all of it together
 
 pub mod api;
 pub mod cluster;
+pub mod controllers;
 pub mod service;
 
 pub use cluster::{Options, SimCluster};
+pub use controllers::{Behaviour, Timing};
