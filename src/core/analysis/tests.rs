@@ -161,7 +161,7 @@ fn what_counts_as_what() {
         ),
         ("errors fail if they shall", step(errors(ProviderErrorPolicy::Fail)), vec![error(); 2], Failed, "x: no answer 2 times in a row"),
         ("errors wait if they shall", step(errors(ProviderErrorPolicy::Wait)), vec![error(); 30], Running, "x: ProviderError"),
-        ("inconclusive", run(&[unsure.clone()]), vec![value(5.0)], Inconclusive, "x: 5 is neither"),
+        ("inconclusive", run(std::slice::from_ref(&unsure)), vec![value(5.0)], Inconclusive, "x: 5 is neither"),
         (
             "inconclusiveLimit",
             run(&[Metric { inconclusive_limit: Some(1), ..unsure }]),
@@ -299,7 +299,7 @@ fn templates_and_arguments_become_metrics() {
         metrics: metrics.to_vec(),
     };
     let job = arg("job", Some("api"));
-    let (metrics, args) = resolve(&analysis(&["a"], &[job.clone()], &[query("inline", "y")]), &templates).unwrap();
+    let (metrics, args) = resolve(&analysis(&["a"], std::slice::from_ref(&job), &[query("inline", "y")]), &templates).unwrap();
     assert_eq!(metrics.iter().map(|metric| metric.name.as_str()).collect::<Vec<_>>(), ["q", "inline"]);
     assert_eq!(args, BTreeMap::from([("job".to_owned(), "api".to_owned()), ("path".to_owned(), "/".to_owned())]));
     let (_, args) = resolve(&analysis(&["a"], &[job.clone(), arg("path", Some("/x"))], &[]), &templates).unwrap();
@@ -311,7 +311,7 @@ fn templates_and_arguments_become_metrics() {
         (analysis(&["a"], &[], &[]), "AnalysisTemplate \"a\" needs the argument \"job\": give it under args"),
         (analysis(&["a"], &[arg("job", None)], &[]), "argument \"job\" has no value: give it one"),
         (analysis(&["a"], &[job.clone(), arg("jbo", Some("x"))], &[]), "argument \"jbo\" is declared by none of the templates"),
-        (analysis(&["a"], &[job.clone()], &[query("q", "y")]), "two metrics are called \"q\": rename one"),
+        (analysis(&["a"], std::slice::from_ref(&job), &[query("q", "y")]), "two metrics are called \"q\": rename one"),
         (analysis(&["a", "same"], &[job], &[]), "two templates have different defaults for the argument \"path\""),
         (analysis(&["wrong"], &[], &[]), "metric w: prometheus: {{args.nope}} is not declared: there are no args"),
     ] {

@@ -1,0 +1,206 @@
+//! Prometheus, and what speaks its HTTP API: instant queries.
+
+use futures::future::try_join;
+use jiff::{SignedDuration, Timestamp};
+use reqwest::{Url, header::HeaderValue};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Token,
+    http::{Http, beginning},
+};
+use crate::core::{
+    analysis::{ErrorKind, ProviderError},
+    histogram::quantile,
+    judge::Sample,
+    query::{Template, Values},
+    source::What,
+};
+
+/// Bytes of one answer.
+const MOST: usize = 1 << 20;
+/// Series of one answer that are judged; a query for more is meant for people, not for a judge.
+const MOST_SERIES: usize = 100;
+
+/// A server, and when its data is looked at.
+pub struct Server<'a> {
+    pub http: &'a Http,
+    pub address: &'a str,
+    /// The address that Sluice was installed with.
+    pub trusted: bool,
+    pub token: Option<Token>,
+    pub timeout: SignedDuration,
+    /// All queries of a measurement are evaluated at the same moment.
+    pub now: Timestamp,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Reply {
+    status: String,
+    data: Option<Data>,
+    error_type: Option<String>,
+    error: Option<String>,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Data {
+    result_type: String,
+    result: Value,
+}
+
+#[derive(Deserialize)]
+struct Series {
+    #[serde(default)]
+    metric: serde_json::Map<String, Value>,
+    value: Option<(f64, String)>,
+}
+
+impl Server<'_> {
+    /// Asks what is to be computed, and computes it. Queries are noted as they are sent.
+    pub async fn measure(&self, what: &What, values: &Values, queries: &mut Vec<String>) -> Result<Sample, ProviderError> {
+        let mut render = |template: &Template| {
+            let query = template.render(values).map_err(|error| ErrorKind::Invalid.error(error.to_string()))?;
+            queries.push(query.clone());
+            Ok::<_, ProviderError>(query)
+        };
+        match what {
+            What::Value(query) => {
+                let query = render(query)?;
+                let series = self.query(&query).await?;
+                if series.len() > MOST_SERIES {
+                    let message = format!(
+                        "the query returns {} series, at most {MOST_SERIES} can be judged: aggregate them, with sum() say",
+                        series.len()
+                    );
+                    return Err(ErrorKind::TooLarge.error(message));
+                }
+                Ok(Sample { values: series.into_iter().map(|(_, value)| value).collect(), ..Sample::default() })
+            }
+            What::Ratio { numerator, denominator } => {
+                let (numerator, denominator) = (render(numerator)?, render(denominator)?);
+                let (numerator, denominator) =
+                    try_join(self.single(&numerator, "numerator"), self.single(&denominator, "denominator")).await?;
+                Ok(ratio(numerator, denominator, "Where it is absent before the first event, write: ... or vector(0)"))
+            }
+            What::Quantile { histogram, quantile, scale } => {
+                let query = render(histogram)?;
+                buckets_quantile(*quantile, *scale, self.query(&query).await?)
+            }
+        }
+    }
+
+    /// The value of a query that returns one series or none.
+    async fn single(&self, query: &str, what: &str) -> Result<Option<f64>, ProviderError> {
+        match self.query(query).await?.as_slice() {
+            [] => Ok(None),
+            [(_, value)] => Ok(Some(*value)),
+            more => {
+                Err(ErrorKind::Malformed
+                    .error(format!("the {what} returns {} series, it must be one: write sum(...) around it", more.len())))
+            }
+        }
+    }
+
+    /// The series of an instant query: label `le`, value.
+    async fn query(&self, query: &str) -> Result<Vec<(Option<String>, f64)>, ProviderError> {
+        let url = format!("{}/api/v1/query", self.address.trim_end_matches('/'));
+        let url = Url::parse(&url).map_err(|error| ErrorKind::Invalid.error(format!("{:?} is not a URL: {error}", self.address)))?;
+        let time = format!("{}.{:03}", self.now.as_second(), self.now.subsec_millisecond());
+        let token = self.token.as_ref().map(|token| {
+            let mut header = HeaderValue::try_from(format!("Bearer {}", token.expose().trim()));
+            if let Ok(header) = &mut header {
+                header.set_sensitive(true);
+            }
+            header.map_err(|_| ErrorKind::Secret.error("the token holds characters that cannot be sent: is it encoded twice?"))
+        });
+        let token = token.transpose()?;
+        let send = |client: &reqwest::Client, url| {
+            let request = client.post(url).form(&[("query", query), ("time", &time)]);
+            token.into_iter().fold(request, |request, token| request.header(reqwest::header::AUTHORIZATION, token))
+        };
+        let answer = self.http.send(url, self.trusted, self.timeout, MOST, send).await?;
+        let reply: Reply = match serde_json::from_str(&answer.body) {
+            Ok(reply) => reply,
+            Err(_) if !answer.status.is_success() => {
+                let message = format!("Prometheus answers HTTP {}: {}", answer.status.as_u16(), beginning(&answer.body));
+                return Err(ErrorKind::Refused.error(message.trim_end_matches([' ', ':'])));
+            }
+            Err(error) => {
+                return Err(
+                    ErrorKind::Malformed.error(format!("the answer is not one of Prometheus ({error}): {}", beginning(&answer.body)))
+                );
+            }
+        };
+        series(reply, answer.status.is_success())
+    }
+}
+
+fn series(reply: Reply, success: bool) -> Result<Vec<(Option<String>, f64)>, ProviderError> {
+    if !success || reply.status != "success" {
+        let kind = reply.error_type.unwrap_or_else(|| "error".to_owned());
+        return Err(ErrorKind::Refused.error(format!("Prometheus answers {kind}: {}", beginning(&reply.error.unwrap_or_default()))));
+    }
+    if !reply.warnings.is_empty() {
+        let message = format!("the answer is not complete, Prometheus warns: {}", beginning(&reply.warnings.join("; ")));
+        return Err(ErrorKind::Partial.error(message));
+    }
+    let malformed = |why: String| ErrorKind::Malformed.error(why);
+    let data = reply.data.ok_or_else(|| malformed("the answer has no data".to_owned()))?;
+    let series = match data.result_type.as_str() {
+        "scalar" => serde_json::from_value(data.result).map(|value| vec![Series { metric: serde_json::Map::new(), value: Some(value) }]),
+        "vector" => serde_json::from_value::<Vec<Series>>(data.result),
+        other => return Err(malformed(format!("the query returns a {other}, it must return a number or an instant vector"))),
+    };
+    let series = series.map_err(|error| malformed(format!("the answer is not one of Prometheus: {error}")))?;
+    let number = |series: Series| {
+        let le = series.metric.get("le").and_then(Value::as_str).map(str::to_owned);
+        let (_, value) = series
+            .value
+            .ok_or_else(|| malformed("the query returns native histograms: use histogram_quantile() or histogram_count()".to_owned()))?;
+        let value = value.parse().map_err(|_| malformed(format!("{value:?} is not a number")))?;
+        Ok((le, value))
+    };
+    series.into_iter().map(number).collect()
+}
+
+/// A share in percent. Without a numerator it is 0, but nobody knows whether that is so, or whether its name is wrong.
+pub fn ratio(numerator: Option<f64>, denominator: Option<f64>, hint: &str) -> Sample {
+    let Some(denominator) = denominator else { return Sample::default() };
+    let values = vec![100.0 * numerator.unwrap_or(0.0) / denominator];
+    let caveat = numerator.is_none().then(|| format!("the numerator has no series: is its name right? {hint}"));
+    Sample { values, samples: Some(denominator), caveat }
+}
+
+fn buckets_quantile(q: f64, scale: f64, series: Vec<(Option<String>, f64)>) -> Result<Sample, ProviderError> {
+    let mut buckets: Vec<(f64, f64)> = Vec::new();
+    for (le, count) in series {
+        let le =
+            le.ok_or_else(|| ErrorKind::Malformed.error("the query for the buckets must keep the label le: write sum by (le) (...)"))?;
+        let bound = le.parse().map_err(|_| ErrorKind::Malformed.error(format!("le={le:?} is not a number")))?;
+        buckets.push((bound, count));
+    }
+    quantile_sample(q, scale, &buckets)
+}
+
+/// The quantile of buckets as a sample. No bucket, no data.
+pub fn quantile_sample(q: f64, scale: f64, buckets: &[(f64, f64)]) -> Result<Sample, ProviderError> {
+    if buckets.is_empty() {
+        return Ok(Sample::default());
+    }
+    let mut sum: Vec<(f64, f64)> = Vec::new();
+    for (bound, count) in buckets {
+        match sum.iter_mut().find(|(known, _)| known == bound) {
+            Some((_, total)) => *total += count,
+            None => sum.push((*bound, *count)),
+        }
+    }
+    let found = quantile(q, &sum).map_err(|error| ErrorKind::Malformed.error(error.to_string()))?;
+    let value = found.value * scale;
+    let caveat = found.beyond.then(|| format!("the quantile {q} lies above the histogram's largest bound, {value}: nobody knows how far"));
+    Ok(Sample { values: vec![value], samples: Some(found.samples), caveat })
+}

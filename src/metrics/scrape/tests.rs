@@ -1,0 +1,84 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn counters(counts: &[(&str, f64)]) -> Counters {
+    counts.iter().map(|(key, count)| ((*key).to_owned(), *count)).collect()
+}
+
+fn sources(all: &[(&str, &[(&str, f64)])]) -> BTreeMap<String, Counters> {
+    all.iter().map(|(name, counts)| ((*name).to_owned(), counters(counts))).collect()
+}
+
+fn ratio_of(numerator: &str, denominator: &str) -> Wanted {
+    Wanted::Ratio { numerator: Selector::parse(numerator).unwrap(), denominator: Selector::parse(denominator).unwrap() }
+}
+
+#[test]
+fn what_was_counted_lies_between_two_readings() {
+    let before = sources(&[("a", &[("n", 90.0), ("d", 100.0)]), ("gone", &[("n", 5.0), ("d", 5.0)])]);
+    let after = sources(&[("a", &[("n", 95.0), ("d", 110.0)]), ("new", &[("n", 3.0), ("d", 4.0)])]);
+    assert_eq!(increase(&before, &after), counters(&[("n", 8.0), ("d", 14.0)]));
+}
+
+#[test]
+fn who_starts_again_counts_from_zero_with_all_counters() {
+    let before = sources(&[("a", &[("n", 5.0), ("d", 100.0)])]);
+    let after = sources(&[("a", &[("n", 7.0), ("d", 10.0)])]);
+    assert_eq!(increase(&before, &after), counters(&[("n", 7.0), ("d", 10.0)]), "n went on by more than it had before");
+}
+
+#[test]
+fn a_pod_that_comes_back_is_not_counted_twice() {
+    let reading = |counters| Reading { at: MicroTime(jiff::Timestamp::UNIX_EPOCH), counters };
+    let first = reading(sources(&[("a", &[("d", 100.0)]), ("b", &[("d", 50.0)])]));
+    let second = reading(remembered(Some(&first), sources(&[("a", &[("d", 110.0)])])));
+    let third = sources(&[("a", &[("d", 120.0)]), ("b", &[("d", 55.0)])]);
+    assert_eq!(increase(&second.counters, &third), counters(&[("d", 15.0)]));
+    let many = (0..200).map(|pod| (pod.to_string(), counters(&[("d", 1.0)]))).collect();
+    assert_eq!(remembered(Some(&reading(many)), third.clone()), third, "but not for ever");
+}
+
+#[test]
+fn a_counter_that_has_not_counted_yet_is_zero_only_where_its_name_is_known() {
+    let text = "http_requests_total{code=\"200\"} 7\n";
+    let find = |numerator: &str| ratio_of(numerator, "http_requests_total").find(text, false).unwrap();
+    assert_eq!(find("http_requests_total{code=~\"5..\"}"), counters(&[(NUMERATOR, 0.0), (DENOMINATOR, 7.0)]));
+    assert_eq!(find("http_errors_total"), counters(&[(DENOMINATOR, 7.0)]));
+}
+
+#[test]
+fn what_cannot_be_trusted_is_an_error() {
+    let wanted = ratio_of("x{code=\"5\"}", "x");
+    for (text, open, kind, message) in [
+        ("x 1\ny{\n", false, ErrorKind::Malformed, "line 2: "),
+        ("# TYPE x gauge\nx 1\n", false, ErrorKind::Malformed, "x is a gauge: a ratio needs counters"),
+        ("x NaN\n", false, ErrorKind::Malformed, "x is NaN"),
+        ("x 1\n", true, ErrorKind::Partial, "it does not end with # EOF"),
+    ] {
+        let error = wanted.find(text, open).unwrap_err();
+        assert_eq!((error.kind, error.message.contains(message)), (kind, true), "{error}");
+    }
+    let buckets = Wanted::Buckets { histogram: Selector::parse("h").unwrap(), bucket: "h_bucket".into() };
+    assert!(buckets.find("h_bucket 1\n", false).unwrap_err().message.contains("no label le"));
+    let many: String = (0..=MOST_BUCKETS).map(|le| format!("h_bucket{{le=\"{le}\"}} 1\n")).collect();
+    assert!(buckets.find(&many, false).unwrap_err().message.contains("more than 200 buckets"));
+}
+
+proptest! {
+    /// However pods restart, come and go: what is counted is what was served since the last reading, by those that still are there.
+    #[test]
+    fn increases_are_what_was_served(pods in prop::collection::vec((0..500_u32, 0..500_u32, prop::bool::ANY, prop::bool::ANY), 0..6)) {
+        let (mut before, mut after, mut served) = (BTreeMap::new(), BTreeMap::new(), 0.0);
+        for (at, (old, new, restarted, known)) in pods.into_iter().enumerate() {
+            let restarted = restarted && new < old; // else nobody can tell
+            let count = if restarted || !known { new } else { old + new };
+            if known {
+                before.insert(at.to_string(), counters(&[("d", f64::from(old))]));
+            }
+            after.insert(at.to_string(), counters(&[("d", f64::from(count))]));
+            served += f64::from(new);
+        }
+        prop_assert_eq!(increase(&before, &after).get("d").copied().unwrap_or(0.0), served);
+    }
+}
