@@ -41,7 +41,15 @@ fn shape_up(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
         defaults::fill(kind, object);
         defaults::drop_empty(kind, &kind.schema, object);
     }
+    drop_empty_metadata(object);
     Ok(())
+}
+
+/// Metadata is typed for every kind, custom ones too: what is empty in it is left out.
+fn drop_empty_metadata(object: &mut Value) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|_, value| !value.as_object().is_some_and(Map::is_empty) && !value.as_array().is_some_and(Vec::is_empty));
+    }
 }
 
 /// What server-side apply may own of a configuration: the part that the request is about.
