@@ -1,5 +1,7 @@
 //! The providers against servers on the loopback.
 
+mod real;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -113,14 +115,17 @@ fn query(query: &str) -> Metric {
 }
 
 /// What a plain query makes of an answer.
-async fn plain(answer: impl Fn() -> Response + Send + Sync + 'static) -> Result<Sample, ProviderError> {
+async fn plain(providers: &Providers, answer: impl Fn() -> Response + Send + Sync + 'static) -> Result<Sample, ProviderError> {
     let server = serve(move |_, _| answer()).await;
-    measure(&providers(Some(&server.address)), &query("x"), &Fake::default(), None, 0).await.result.map(Option::unwrap)
+    let mut metric = query("x");
+    metric.prometheus.as_mut().unwrap().address = Some(server.address);
+    measure(providers, &metric, &Fake::default(), None, 0).await.result.map(Option::unwrap)
 }
 
 #[tokio::test]
 async fn numbers_come_back() {
-    let values = async |body: String| plain(move || body.clone().into_response()).await.map(|sample| sample.values);
+    let providers = providers(None);
+    let values = async |body: String| plain(&providers, move || body.clone().into_response()).await.map(|sample| sample.values);
     assert_eq!(values(vector(&[("", "0.5")])).await, Ok(vec![0.5]));
     assert_eq!(values(vector(&[("\"a\":\"b\"", "1"), ("\"a\":\"c\"", "+Inf")])).await, Ok(vec![1.0, f64::INFINITY]));
     assert_eq!(values(vector(&[])).await, Ok(vec![]));
@@ -133,6 +138,7 @@ async fn numbers_come_back() {
 
 #[tokio::test]
 async fn what_is_not_an_answer_is_a_typed_error() {
+    let providers = providers(None);
     let large = "x".repeat((1 << 20) + 1);
     let many: Vec<_> = (0..101).map(|_| ("", "1")).collect();
     for (what, status, body, kind, message) in [
@@ -179,14 +185,14 @@ async fn what_is_not_an_answer_is_a_typed_error() {
         ("no data", 200, r#"{"status":"success"}"#.into(), ErrorKind::Malformed, "the answer has no data"),
         ("many series", 200, vector(&many), ErrorKind::TooLarge, "the query returns 101 series"),
     ] {
-        let error = plain(move || (StatusCode::from_u16(status).unwrap(), body.clone()).into_response()).await.unwrap_err();
+        let error = plain(&providers, move || (StatusCode::from_u16(status).unwrap(), body.clone()).into_response()).await.unwrap_err();
         assert_eq!(error.kind, kind, "{what}: {error}");
         assert!(error.message.contains(message), "{what}: {error}");
     }
     let chunked =
         || axum::body::Body::from_stream(futures::stream::repeat_with(|| Ok::<_, std::io::Error>("x".repeat(1 << 16)))).into_response();
-    assert_eq!(plain(chunked).await.unwrap_err().kind, ErrorKind::TooLarge, "a body without end");
-    let error = plain(|| Redirect::temporary("http://169.254.169.254/").into_response()).await.unwrap_err();
+    assert_eq!(plain(&providers, chunked).await.unwrap_err().kind, ErrorKind::TooLarge, "a body without end");
+    let error = plain(&providers, || Redirect::temporary("http://169.254.169.254/").into_response()).await.unwrap_err();
     assert!(error.message.contains("redirects (HTTP 307), which is not followed"), "{error}");
 }
 

@@ -1,0 +1,145 @@
+//! Every preset on what real processes expose (tests/data).
+
+use super::*;
+
+/// The text of a file in tests/data.
+macro_rules! data {
+    ($file:literal) => {
+        include_str!(concat!("../../../tests/data/", $file))
+    };
+}
+
+/// Serves one text after the other.
+async fn readings(content_type: &'static str, texts: [&'static str; 2]) -> Server {
+    let left = Mutex::new(texts.into_iter());
+    serve(move |_, _| ([("content-type", content_type)], left.lock().unwrap().next().unwrap()).into_response()).await
+}
+
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+async fn envoy() -> Server {
+    readings("text/plain; charset=UTF-8", [data!("envoy-0.txt"), data!("envoy-1.txt")]).await
+}
+
+/// Both pods of the canary, on the loopback.
+async fn canary() -> [Server; 2] {
+    let a = readings(OPEN_METRICS, [data!("rust-a-0.txt"), data!("rust-a-1.txt")]).await;
+    [a, readings(OPEN_METRICS, [data!("rust-b-0.txt"), data!("rust-b-1.txt")]).await]
+}
+
+fn preset(preset: Preset, url: Option<String>, parameters: &[(&str, &str)]) -> Metric {
+    let latency = matches!(preset, Preset::ContourLatency | Preset::PodsLatency);
+    Metric {
+        name: "m".into(),
+        preset: Some(preset),
+        parameters: parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        scrape: Some(ScrapeProvider { url, ..ScrapeProvider::default() }),
+        min: (!latency).then_some(99.0),
+        max: latency.then_some(250.0),
+        ..Metric::default()
+    }
+}
+
+/// The verdict on two readings, 30 s apart.
+async fn two_readings(metric: &Metric, sources: &Fake) -> (Verdict, String) {
+    let (providers, mut spec) = (providers(None), run(metric));
+    spec.step = None;
+    let mut status = AnalysisRunStatus::default();
+    for now in [0, 30] {
+        status = measure_due(&providers, "shop", &spec, &status, sources, at(now)).await.unwrap();
+    }
+    let newest = status.metric_results[0].measurements.pop().unwrap();
+    (newest.verdict, newest.message)
+}
+
+#[tokio::test]
+async fn envoy_behind_contour() {
+    let url = async || Some(format!("{}/stats/prometheus", envoy().await.address));
+    let rate = preset(Preset::ContourSuccessRate, url().await, &[]);
+    let latency = preset(Preset::ContourLatency, url().await, &[]);
+    let median = preset(Preset::ContourLatency, url().await, &[("quantile", "0.5")]);
+    let nobody = Fake::default();
+    assert_eq!(two_readings(&rate, &nobody).await, (Verdict::Fail, "79.961 % is below the minimum of 99 % (1,527 requests)".to_owned()));
+    assert_eq!(two_readings(&latency, &nobody).await, (Verdict::Pass, "49.75 ms is at most 250 ms (1,495 requests)".to_owned()));
+    assert_eq!(two_readings(&median, &nobody).await, (Verdict::Pass, "37.5 ms is at most 250 ms (1,495 requests)".to_owned()));
+}
+
+#[tokio::test]
+async fn pods_in_rust() {
+    let of = async |metric: Metric| {
+        let [a, b] = canary().await;
+        let sources = Fake { pods: vec![pod("api-7f6b-a", &a), pod("api-7f6b-b", &b)], token: None };
+        two_readings(&metric, &sources).await
+    };
+    let rate = preset(Preset::PodsSuccessRate, None, &[]);
+    assert_eq!(of(rate).await, (Verdict::Fail, "80.026 % is below the minimum of 99 % (1,532 requests)".to_owned()));
+    let latency = preset(Preset::PodsLatency, None, &[]);
+    assert_eq!(of(latency).await, (Verdict::Pass, "49.75 ms is at most 250 ms (1,532 requests)".to_owned()));
+    let wrong = preset(Preset::PodsSuccessRate, None, &[("codeLabel", "status")]);
+    assert_eq!(
+        of(wrong).await,
+        (Verdict::NoData, "the answer is empty: no series matches".to_owned()),
+        "without codes nothing is a success"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_in_go() {
+    let of = async |of: Preset, parameters: &[(&str, &str)]| {
+        let server = readings(TEXT, [data!("golang-0.txt"), data!("golang-1.txt")]).await;
+        let metric = Metric { min_samples: Some(10), ..preset(of, None, parameters) };
+        two_readings(&metric, &Fake { pods: vec![pod("prometheus", &server)], token: None }).await
+    };
+    let handler = ("matchers", "handler=\"/api/v1/query\"");
+    let rate = of(Preset::PodsSuccessRate, &[("counter", "prometheus_http_requests_total"), ("failure", "[45].."), handler]).await;
+    assert_eq!(rate, (Verdict::Fail, "94.118 % is below the minimum of 99 % (17 requests)".to_owned()));
+    let latency = of(Preset::PodsLatency, &[("histogram", "prometheus_http_request_duration_seconds"), handler]).await;
+    assert_eq!(latency, (Verdict::Pass, "99 ms is at most 250 ms (17 requests)".to_owned()));
+}
+
+#[tokio::test]
+async fn prometheus_for_all_of_them() {
+    let server = serve(|_, query| {
+        let success = query.contains("%21%3D%225%22") || query.contains("%21%7E%225..%22") || query.contains("!~");
+        match query {
+            query if query.contains("rq_time") => data!("prometheus-contour-time.json"),
+            query if query.contains("duration_seconds") => data!("prometheus-pods-time.json"),
+            query if query.contains("rq_xx") && success => data!("prometheus-contour-success.json"),
+            query if query.contains("rq_xx") => data!("prometheus-contour-all.json"),
+            _ if success => data!("prometheus-pods-success.json"),
+            _ => data!("prometheus-pods-all.json"),
+        }
+        .into_response()
+    })
+    .await;
+    let providers = providers(Some(&server.address));
+    for (of, message) in [
+        (Preset::ContourSuccessRate, "79.986 % is below the minimum of 99 % (1,520 requests)"),
+        (Preset::ContourLatency, "49.75 ms is at most 250 ms (1,602 requests)"),
+        (Preset::PodsSuccessRate, "80.042 % is below the minimum of 99 % (1,525 requests)"),
+        (Preset::PodsLatency, "49.75 ms is at most 250 ms (1,525 requests)"),
+    ] {
+        let metric = Metric { scrape: None, ..preset(of, None, &[]) };
+        let spec = run(&metric);
+        let status = measure_due(&providers, "shop", &spec, &AnalysisRunStatus::default(), &Fake::default(), at(0)).await.unwrap();
+        let status = measure_due(&providers, "shop", &spec, &status, &Fake::default(), at(30)).await.unwrap();
+        assert_eq!(status.metric_results[0].measurements[0].message, message, "{:?}", status.metric_results[0].measurements[0].queries);
+    }
+}
+
+#[tokio::test]
+async fn odd_answers_of_prometheus() {
+    let providers = providers(None);
+    let of = async |body: &'static str| plain(&providers, move || body.into_response()).await;
+    assert_eq!(of(data!("prometheus-empty.json")).await, Ok(Sample::default()));
+    assert!(of(data!("prometheus-nan.json")).await.unwrap().values[0].is_nan());
+    for (body, kind, message) in [
+        (data!("prometheus-bad-bucket.json"), ErrorKind::Partial, "PromQL warning: bucket label"),
+        (data!("prometheus-syntax.json"), ErrorKind::Refused, "Prometheus answers bad_data: invalid parameter"),
+        (data!("prometheus-string.json"), ErrorKind::Malformed, "the query returns a string"),
+    ] {
+        let error = of(body).await.unwrap_err();
+        assert_eq!((error.kind, error.message.contains(message)), (kind, true), "{error}");
+    }
+}
