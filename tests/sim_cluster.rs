@@ -172,7 +172,7 @@ async fn a_paused_deployment_scales_but_makes_no_new_set() {
 
 /// Takes every set of the Deployment under an anchor, in the order given.
 async fn take(w: &World, order: &[String]) -> String {
-    let anchor = json!({"metadata": {"name": "api"}, "revision": 1});
+    let anchor = json!({"metadata": {"name": "api"}, "revision": 1, "data": {}});
     let anchors = Api::<ControllerRevision>::default_namespaced(w.client.clone());
     let anchor = anchors.create(&PostParams::default(), &serde_json::from_value(anchor).unwrap()).await.unwrap();
     let uid = anchor.metadata.uid.unwrap();
@@ -272,7 +272,7 @@ async fn a_plain_owner_that_goes_leaves_what_another_controls() {
     w.patch_deployment(json!({"spec": {"paused": true}})).await;
     w.settle(1).await;
     let anchor = take(&w, &[set.clone()]).await;
-    let plain = json!({"metadata": {"name": "plain"}, "revision": 1});
+    let plain = json!({"metadata": {"name": "plain"}, "revision": 1, "data": {}});
     let revisions = Api::<ControllerRevision>::default_namespaced(w.client.clone());
     let plain = revisions.create(&PostParams::default(), &serde_json::from_value(plain).unwrap()).await.unwrap();
     let owners = json!([

@@ -3,12 +3,15 @@
 //! - [`api`]: the API server as a deterministic state machine
 //! - [`service`]: the same behind a `kube::Client`, with watches as streams
 //! - [`controllers`]: what a cluster does by itself, with a gateway and its data plane
+//! - [`serve`]: the API over real HTTP, for `kubectl`
 //! - [`cluster`]: all of it together
 
 pub mod api;
 pub mod cluster;
 pub mod controllers;
+pub mod serve;
 pub mod service;
 
 pub use cluster::{Options, SimCluster};
 pub use controllers::{Behaviour, Timing};
+pub use serve::ApiEndpoint;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::api::{ApiServer, Event, Notice, Query, Request, Response, Target, View, Watch};
+use super::api::{ApiError, ApiServer, Event, Notice, Query, Request, Response, Target, View, Watch};
 
 /// The body of an answer: whole, or a watch that goes on.
 pub type AnswerBody = UnsyncBoxBody<Bytes, ConnectionLost>;
@@ -193,7 +193,7 @@ impl Handle {
         let query = Query::parse(&request.query);
         let opened = match Target::parse(&request.path) {
             Some(target) => self.lock().server.open_watch(&target, &query),
-            None => Err(super::api::ApiError::no_such_path()),
+            None => Err(ApiError::no_such_path()),
         };
         let watch = match opened {
             Ok(watch) => watch,
@@ -201,7 +201,7 @@ impl Handle {
         };
         let seconds = query.get("timeoutSeconds").and_then(|t| t.parse().ok()).unwrap_or(3600);
         let feed = Feed {
-            view: View::wanted(&request.accept, &query),
+            view: View::wanted(&request.accept),
             handle: self.clone(),
             watch,
             revisions: self.revisions(),
@@ -289,12 +289,16 @@ fn read(actor: &str, request: http::Request<Bytes>) -> Result<Request, Response>
         let value = parts.headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
         value.unwrap_or_default().to_owned()
     };
+    let content_type = header(http::header::CONTENT_TYPE);
+    if content_type.contains("protobuf") || content_type.contains("cbor") {
+        return Err(ApiError::unsupported_media_type(&content_type).into());
+    }
     let body = if bytes.is_empty() { Value::Null } else { decode(&bytes)? };
     Ok(Request {
         method: parts.method.to_string(),
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
-        content_type: header(http::header::CONTENT_TYPE),
+        content_type,
         accept: header(http::header::ACCEPT),
         body,
         actor: actor.to_owned(),
@@ -305,7 +309,7 @@ fn read(actor: &str, request: http::Request<Bytes>) -> Result<Request, Response>
 fn decode(bytes: &[u8]) -> Result<Value, Response> {
     serde_json::from_slice(bytes)
         .or_else(|_| serde_yaml_ng::from_slice(bytes))
-        .map_err(|error| super::api::ApiError::bad_request(format!("the body of the request cannot be decoded: {error}")).into())
+        .map_err(|error| ApiError::bad_request(format!("the body of the request cannot be decoded: {error}")).into())
 }
 
 fn whole(response: &Response) -> http::Response<AnswerBody> {

@@ -16,6 +16,7 @@ pub fn apply(schema: &Schema, live: &Value, config: &Value, manager: &Manager, f
     keep_servers_fields(live, &mut merged);
 
     let written = Difference::between(schema, live, &merged).written;
+    let force = force || is_migration(schema, live, &entries, manager, &written);
     refuse_conflicts(&mut entries, manager, &written, force)?;
 
     let before = entries.iter().position(|e| e.manager == *manager).map(|i| entries.remove(i));
@@ -25,6 +26,7 @@ pub fn apply(schema: &Schema, live: &Value, config: &Value, manager: &Manager, f
         for other in &entries {
             gone.subtract(&other.fields);
         }
+        gone.drop_whole("f:metadata");
         gone.remove_from(Some(schema), &mut merged);
     }
     let time = match before {
@@ -38,6 +40,17 @@ pub fn apply(schema: &Schema, live: &Value, config: &Value, manager: &Manager, f
     entries.push(Entry { manager: manager.clone(), time, fields: applied });
     managed::write(&mut merged, entries);
     Ok(merged)
+}
+
+/// Whether kubectl takes over only what it had applied from the client side before: it may do so without force.
+fn is_migration(schema: &Schema, live: &Value, entries: &[Entry], manager: &Manager, written: &FieldSet) -> bool {
+    let before = live["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"].as_str();
+    let Some(before) = before.filter(|_| manager.name == "kubectl").and_then(|b| serde_json::from_str(b).ok()) else {
+        return false;
+    };
+    let allowed = FieldSet::of_object(schema, &before);
+    let others = entries.iter().filter(|e| e.manager != *manager);
+    others.map(|e| e.fields.intersection(written)).all(|taken| taken.is_subset(&allowed))
 }
 
 /// The fields that others own and this write would change: taken over with `force`, else refused.
@@ -92,11 +105,8 @@ fn merge(schema: Option<&Schema>, live: Option<&Value>, config: &Value) -> Value
 }
 
 fn merge_lists(schema: Option<&Schema>, old: &[Value], new: &[Value]) -> Value {
-    let list = schema.map_or(&ListType::Atomic, |s| &s.list);
-    if *list == ListType::Atomic {
-        return new.to_vec().into();
-    }
-    let inner = schema.and_then(|s| s.items.as_deref());
+    let Some(list) = schema.filter(|s| s.list != ListType::Atomic) else { return new.to_vec().into() };
+    let inner = list.items.as_deref();
     let mut out = old.to_vec();
     for item in new {
         let key = item_key(list, item);

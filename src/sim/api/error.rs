@@ -137,7 +137,7 @@ impl ApiError {
     pub fn unsupported_media_type(content_type: &str) -> Self {
         let message = format!(
             "the body of the request was in an unknown format ({content_type}) - accepted media types include: \
-             application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+             application/json, application/yaml, application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
         );
         Self::new(415, "UnsupportedMediaType", message)
     }

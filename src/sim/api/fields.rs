@@ -95,6 +95,19 @@ impl FieldSet {
         }
     }
 
+    pub fn is_subset(&self, other: &Self) -> bool {
+        let mut rest = self.clone();
+        rest.subtract(other);
+        rest.is_empty()
+    }
+
+    /// Drops a top-level field that is a member as a whole; its parts stay.
+    pub fn drop_whole(&mut self, key: &str) {
+        if self.children.get(key).is_some_and(|c| c.children.is_empty()) {
+            self.children.remove(key);
+        }
+    }
+
     pub fn intersection(&self, other: &Self) -> Self {
         let mut out = Self { own: self.own && other.own, children: BTreeMap::new() };
         for (key, child) in &self.children {
@@ -252,24 +265,19 @@ fn parts<'a>(schema: Option<&'a Schema>, value: &'a Value) -> Option<Vec<Part<'a
         }
         Value::Array(items) => {
             let inner = schema.and_then(|s| s.items.as_deref());
-            match schema.map(|s| &s.list) {
-                Some(list @ (ListType::Map(_) | ListType::Set)) => Some(items.iter().map(|v| (item_key(list, v), inner, v)).collect()),
-                _ => None,
-            }
+            let schema = schema.filter(|s| s.list != ListType::Atomic)?;
+            Some(items.iter().map(|v| (item_key(schema, v), inner, v)).collect())
         }
         _ => None,
     }
 }
 
-/// The key of a list item: `k:{...}` or `v:...`.
-pub fn item_key(list: &ListType, item: &Value) -> String {
-    match list {
-        ListType::Map(keys) => {
-            let key: Map<String, Value> = keys.iter().filter_map(|k| item.get(k).map(|v| (k.clone(), v.clone()))).collect();
-            format!("k:{}", Value::Object(key))
-        }
-        _ => format!("v:{item}"),
-    }
+/// The key of a list's item: `k:{...}` or `v:...`. A key that the item leaves out has its default.
+pub fn item_key(schema: &Schema, item: &Value) -> String {
+    let ListType::Map(keys) = &schema.list else { return format!("v:{item}") };
+    let default = |k: &String| schema.items.as_ref()?.properties.get(k)?.default.as_ref();
+    let value = |k: &String| item.get(k).or_else(|| default(k)).map(|v| (k.clone(), v.clone()));
+    format!("k:{}", Value::Object(keys.iter().filter_map(value).collect()))
 }
 
 enum Position {
@@ -284,8 +292,8 @@ fn locate(schema: Option<&Schema>, value: &Value, key: &str) -> Option<Position>
             map.contains_key(name).then(|| Position::Field(name.to_owned()))
         }
         Value::Array(items) => {
-            let list = &schema?.list;
-            items.iter().position(|v| item_key(list, v) == key).map(Position::Item)
+            let schema = schema?;
+            items.iter().position(|v| item_key(schema, v) == key).map(Position::Item)
         }
         _ => None,
     }

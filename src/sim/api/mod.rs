@@ -8,6 +8,7 @@
 mod apply;
 mod defaults;
 mod delete;
+mod discovery;
 mod error;
 mod fields;
 mod gateway;
@@ -22,6 +23,7 @@ mod scale;
 mod schema;
 mod selector;
 mod store;
+mod table;
 mod validate;
 mod view;
 mod watch;
@@ -165,6 +167,11 @@ impl ApiServer {
 
     /// Answers any request but a watch.
     pub fn handle(&mut self, request: &Request, now: Timestamp) -> Response {
+        if request.method == "GET"
+            && let Some(response) = self.discover(&request.path)
+        {
+            return response;
+        }
         match self.answer(request, now) {
             Ok((status, body)) => Response { status, body },
             Err(error) => error.into(),
@@ -180,11 +187,11 @@ impl ApiServer {
             return Err(ApiError::no_such_path());
         }
         let caller = Caller::of(request, &query, now)?;
-        let view = View::wanted(&request.accept, &query);
+        let view = View::wanted(&request.accept);
         let method = request.method.as_str();
         let Some(name) = &target.name else {
             return match method {
-                "GET" => Ok((200, self.list_page(&kind, &target, &query, view)?)),
+                "GET" => Ok((200, self.list_page(&kind, &target, &query, view, now)?)),
                 "POST" => {
                     let made = self.create(&kind.id, target.namespace.as_deref(), request.body.clone(), &caller)?;
                     Ok((201, view.one(&kind, &made, now)))
@@ -224,7 +231,7 @@ impl ApiServer {
         }
     }
 
-    fn list_page(&self, kind: &Arc<Kind>, target: &Target, query: &Query, view: View) -> Result<Value, ApiError> {
+    fn list_page(&self, kind: &Arc<Kind>, target: &Target, query: &Query, view: View, now: Timestamp) -> Result<Value, ApiError> {
         let scope = Scope::new(kind, target, query)?;
         let revision = self.revision();
         if let Some(asked) = query.get("resourceVersion") {
@@ -234,6 +241,6 @@ impl ApiServer {
             }
         }
         let objects: Vec<&Arc<Value>> = self.list(&kind.id).filter(|o| scope.contains(o)).collect();
-        Ok(view.many(kind, &objects, revision))
+        Ok(view.many(kind, &objects, revision, now))
     }
 }

@@ -134,6 +134,9 @@ pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
             }
         }
         "services" => service(live, object, &mut errors),
+        "controllerrevisions.apps" if object["data"].is_null() => {
+            errors.push(FieldError::required("data", "data is mandatory"));
+        }
         "controllerrevisions.apps" if live.is_some_and(|l| l["data"] != object["data"]) => {
             errors.push(FieldError::invalid("data", &object["data"], "field is immutable"));
         }

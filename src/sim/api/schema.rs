@@ -300,8 +300,19 @@ fn overlay(name: &str, schema: &mut Schema) {
             _ => schema.list.clone(),
         };
     }
+    if name == "ports" && matches!(schema.list, ListType::Map(_)) {
+        default_protocol(schema);
+    }
     let atomic = ["selector", "labelSelector", "nodeSelector", "fieldRef", "resourceFieldRef", "targetRef"];
     schema.atomic |= atomic.contains(&name) || name.ends_with("KeyRef");
+}
+
+/// A port's protocol is part of its key, and usually left out.
+fn default_protocol(ports: &mut Schema) {
+    let Some(item) = ports.items.as_mut().map(Arc::make_mut) else { return };
+    if let Some(protocol) = item.properties.get_mut("protocol").map(Arc::make_mut) {
+        protocol.default = Some("TCP".into());
+    }
 }
 
 #[cfg(test)]

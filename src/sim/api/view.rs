@@ -1,4 +1,4 @@
-//! The forms in which objects are answered: whole, or their metadata alone.
+//! The forms in which objects are answered: whole, their metadata alone, or as rows of a table.
 
 use std::sync::Arc;
 
@@ -6,31 +6,39 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::kinds::Kind;
-use super::path::Query;
-use super::scale;
 use super::write::Part;
+use super::{scale, table};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
     Whole,
     /// `PartialObjectMetadata`
     Metadata,
+    /// `Table`, as `kubectl get` asks for.
+    Table,
 }
 
 impl View {
     /// What the `Accept` header asks for first among what this server can do.
-    pub fn wanted(accept: &str, _query: &Query) -> Self {
+    pub fn wanted(accept: &str) -> Self {
         let first = accept.split(',').find(|a| a.contains("application/json")).unwrap_or_default();
-        if first.contains("as=PartialObjectMetadata") { Self::Metadata } else { Self::Whole }
+        if first.contains("as=PartialObjectMetadata") {
+            Self::Metadata
+        } else if first.contains("as=Table") {
+            Self::Table
+        } else {
+            Self::Whole
+        }
     }
 
-    pub fn one(self, kind: &Kind, object: &Value, _now: Timestamp) -> Value {
+    /// One object. What is not of the kind (a `Scale`, a bookmark's stub) stays as it is.
+    pub fn one(self, kind: &Kind, object: &Value, now: Timestamp) -> Value {
         match self {
-            Self::Whole => object.clone(),
             Self::Metadata if object["kind"] == *kind.kind => json!({
                 "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"],
             }),
-            Self::Metadata => object.clone(),
+            Self::Table if object["kind"] == *kind.kind => table::table(kind, std::iter::once(object), now, None),
+            _ => object.clone(),
         }
     }
 
@@ -41,7 +49,7 @@ impl View {
         }
     }
 
-    pub fn many(self, kind: &Kind, objects: &[&Arc<Value>], revision: u64) -> Value {
+    pub fn many(self, kind: &Kind, objects: &[&Arc<Value>], revision: u64, now: Timestamp) -> Value {
         let metadata = json!({"resourceVersion": revision.to_string()});
         match self {
             Self::Whole => {
@@ -52,6 +60,7 @@ impl View {
                 let items: Vec<Value> = objects.iter().map(|o| json!({"metadata": o["metadata"]})).collect();
                 json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": metadata, "items": items})
             }
+            Self::Table => table::table(kind, objects.iter().map(|o| o.as_ref()), now, Some(revision)),
         }
     }
 }
