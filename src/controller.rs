@@ -1,6 +1,8 @@
 //! The loop: what changed is looked at again, planned anew, and carried out. It never asks *why* it looks: a lost, doubled or merged
 //! event makes no difference.
 
+mod runs;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -17,6 +19,7 @@ use crate::{
     act::{ActError, Actor},
     core::{self, Observed, Settings, observed::DryRun, patch::Kind, revision},
     lease::Claim,
+    metrics::Measure,
     notify::Notifier,
     telemetry::Telemetry,
     world::{Key, Watched, World},
@@ -39,6 +42,7 @@ pub struct Controller {
     pub actor: Actor,
     pub claim: Claim,
     pub settings: Settings,
+    pub measure: Arc<dyn Measure>,
     pub notifier: Notifier,
     pub telemetry: Telemetry,
     pub clock: Clock,
@@ -53,13 +57,22 @@ pub struct Controller {
 type Next = Option<Duration>;
 
 impl Controller {
-    pub fn new(client: Client, world: World, claim: Claim, settings: Settings, telemetry: Telemetry, clock: Clock) -> Self {
+    pub fn new(
+        client: Client,
+        world: World,
+        claim: Claim,
+        settings: Settings,
+        measure: Arc<dyn Measure>,
+        telemetry: Telemetry,
+        clock: Clock,
+    ) -> Self {
         Self {
             actor: Actor::new(client.clone(), world.clone(), claim.clone()),
             notifier: Notifier::new(client.clone()),
             world,
             claim,
             settings,
+            measure,
             telemetry,
             clock,
             client,
@@ -213,11 +226,5 @@ impl Controller {
         }
         obs.dry_run = Some(answer);
         Ok(refused)
-    }
-}
-
-impl Controller {
-    async fn look_at_run(&self, _namespace: &str, _name: &str) -> Result<Next, ActError> {
-        Ok(None)
     }
 }

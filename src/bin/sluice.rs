@@ -8,6 +8,7 @@ use sluice::{
     controller::Controller,
     core::Settings,
     lease::{Claim, Elector},
+    metrics::{self, Providers},
     telemetry::{self, Telemetry},
     world::World,
 };
@@ -91,8 +92,10 @@ async fn run(options: Run) -> anyhow::Result<()> {
     };
     let listener = tokio::net::TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
     let server = axum::serve(listener, telemetry::router(telemetry.clone(), world.clone(), claim.clone()));
+    let providers = metrics::Settings { prometheus_address: options.prometheus_address.clone(), ..metrics::Settings::default() };
+    let measure = Arc::new(Providers::new(providers).map_err(anyhow::Error::msg)?);
     let settings = Settings { prometheus_address: options.prometheus_address };
-    let controller = Controller::new(client, world, claim, settings, telemetry, Arc::new(jiff::Timestamp::now));
+    let controller = Controller::new(client, world, claim, settings, measure, telemetry, Arc::new(jiff::Timestamp::now));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %options.listen, "starts");
     tokio::select! {
         () = controller.run() => anyhow::bail!("the controller ended by itself"),

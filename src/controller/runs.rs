@@ -1,0 +1,87 @@
+//! Analysis runs: measured when a metric is due, judged by the core, and written down with the numbers.
+
+use std::{net::IpAddr, time::Duration};
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+
+use super::{Controller, Next};
+use crate::{
+    act::ActError,
+    api::{analysis::SecretKeyRef, keys},
+    core::{analysis, patch::Kind},
+    metrics::{self, PodTarget, Sources, Token},
+    world::World,
+};
+
+impl Controller {
+    pub(super) async fn look_at_run(&self, namespace: &str, name: &str) -> Result<Next, ActError> {
+        let Some(run) = self.world.read(|index| index.run(namespace, name).cloned()) else { return Ok(None) };
+        let now = (self.clock)();
+        let sources = Known { client: self.client.clone(), world: self.world.clone(), namespace, hash: &run.spec.canary_hash };
+        let measured = metrics::measure_due(self.measure.as_ref(), namespace, &run.spec, &run.status, &sources, now).await;
+        let status = match measured {
+            None => run.status,
+            Some(status) => {
+                for result in &status.metric_results {
+                    let before = run.status.metric_results.iter().find(|before| before.name == result.name);
+                    let newest = result.measurements.last();
+                    if let Some(newest) = newest.filter(|n| before.and_then(|b| b.measurements.last()) != Some(*n)) {
+                        tracing::info!(namespace, run = name, metric = result.name, verdict = ?newest.verdict, message = newest.message, "measured");
+                        self.telemetry.measured(&format!("{:?}", newest.verdict));
+                    }
+                }
+                let value = serde_json::to_value(&status).unwrap_or_default();
+                let done = self.actor.write_status(namespace, Kind::AnalysisRun, &run.meta, &value).await;
+                self.telemetry.wrote(done.as_ref().err().map(ActError::class));
+                done?;
+                status
+            }
+        };
+        let now = (self.clock)();
+        let next = analysis::next_wake(&run.spec, &status, now);
+        Ok(next.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)))
+    }
+}
+
+/// What measuring needs of Kubernetes.
+struct Known<'a> {
+    client: Client,
+    world: World,
+    namespace: &'a str,
+    hash: &'a str,
+}
+
+#[async_trait]
+impl Sources for Known<'_> {
+    async fn pods(&self) -> Result<Vec<PodTarget>, String> {
+        let target = |pod: &crate::world::project::PodEntry| {
+            Some(PodTarget {
+                name: pod.view.name.clone(),
+                ip: pod.address.as_ref()?.parse::<IpAddr>().ok()?,
+                port: pod.scrape.get("prometheus.io/port").and_then(|port| port.parse().ok()),
+                path: pod.scrape.get("prometheus.io/path").cloned(),
+            })
+        };
+        Ok(self.world.read(|index| index.pods_of(self.namespace, self.hash).into_iter().filter_map(target).collect()))
+    }
+
+    async fn token(&self, secret: &SecretKeyRef) -> Result<Token, String> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), self.namespace);
+        let name = &secret.name;
+        let read = tokio::time::timeout(Duration::from_secs(10), api.get_opt(name)).await;
+        let found = read
+            .map_err(|_| format!("Secret {name} could not be read in time"))?
+            .map_err(|error| format!("Secret {name} could not be read: {error}"))?;
+        let found = found.ok_or_else(|| format!("Secret {name} does not exist"))?;
+        let labels = found.metadata.labels.unwrap_or_default();
+        if labels.get(keys::ANALYSIS_SECRET).map(String::as_str) != Some("true") {
+            return Err(format!("Secret {name} may not be used: label it {}=true", keys::ANALYSIS_SECRET));
+        }
+        let data = found.data.unwrap_or_default();
+        let value = data.get(&secret.key).ok_or_else(|| format!("Secret {name} has no key {}", secret.key))?;
+        let text = std::str::from_utf8(&value.0).map_err(|_| format!("key {} of Secret {name} is not text", secret.key))?;
+        Ok(Token::new(text.trim()))
+    }
+}
