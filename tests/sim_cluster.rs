@@ -271,7 +271,7 @@ async fn a_plain_owner_that_goes_leaves_what_another_controls() {
     let pods = ready_pods(&w.cluster);
     w.patch_deployment(json!({"spec": {"paused": true}})).await;
     w.settle(1).await;
-    let anchor = take(&w, &[set.clone()]).await;
+    let anchor = take(&w, std::slice::from_ref(&set)).await;
     let plain = json!({"metadata": {"name": "plain"}, "revision": 1, "data": {}});
     let revisions = Api::<ControllerRevision>::default_namespaced(w.client.clone());
     let plain = revisions.create(&PostParams::default(), &serde_json::from_value(plain).unwrap()).await.unwrap();

@@ -145,7 +145,7 @@ fn write_conditions(draft: &mut Draft, outcome: &Outcome, phase: Phase) {
         _ if draft.status.current_step.is_some() => reason::PROGRESSING,
         _ => reason::WAITING,
     };
-    let moving = !healthy && !invalid && !(aborted && matches!(outcome, Outcome::Aborted));
+    let moving = !matches!(outcome, Outcome::Healthy | Outcome::Invalid(_) | Outcome::Aborted);
     let stable = draft.status.stable_revision.as_ref().and_then(|hash| obs.replica_set(hash));
     let available = stable.is_some_and(|rs| rs.available >= draft.replicas);
     let available_text = format!("{} of {} pods of the stable revision are available", stable.map_or(0, |rs| rs.available), draft.replicas);

@@ -21,7 +21,7 @@ impl Weight {
 
     /// `part` of `whole`, to the nearest thousandth of a percent.
     pub fn of(part: u64, whole: u64) -> Self {
-        if whole == 0 { Self::ZERO } else { Self(((part * 100_000 + whole / 2) / whole).min(100_000) as u32) }
+        (part * 100_000 + whole / 2).checked_div(whole).map_or(Self::ZERO, |share| Self(share.min(100_000) as u32))
     }
 
     pub fn percent(self) -> f64 {

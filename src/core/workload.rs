@@ -147,7 +147,8 @@ impl Draft<'_> {
         let message = format!("gives Deployment {name} back");
         let patch = || Guarded::new(Kind::Deployment, &workload.meta);
         let adopted = revision::of_workload(obs).any(|rs| rs.hash == stable);
-        if !workload.paused && !(adopted && obs.revisions().next().is_none()) {
+        let all_released = adopted && obs.revisions().next().is_none();
+        if !workload.paused && !all_released {
             self.act(patch().add("/spec/paused", true).fenced(format!("pause Deployment {name} to give it back"), obs.epoch));
             return wait(Waiting::Progress, message);
         }

@@ -58,9 +58,7 @@ fn sync(writer: &mut Writer<'_>, deployment: &Value) -> Option<Timestamp> {
                 return report(writer, deployment, &sets);
             }
             sets.new = create_new(writer, deployment, &sets);
-            if sets.new.is_none() {
-                return None;
-            }
+            sets.new.as_ref()?;
         }
         rolling::roll(writer, deployment, &sets);
         if is_complete(deployment, &sets) {

@@ -16,7 +16,7 @@ pub const HTTP_ROUTES: &str = "httproutes.gateway.networking.k8s.io";
 pub const GRPC_ROUTES: &str = "grpcroutes.gateway.networking.k8s.io";
 pub const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
 
-pub fn text<'a>(value: &'a Value) -> &'a str {
+pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
