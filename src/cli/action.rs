@@ -97,7 +97,7 @@ async fn decided(session: &Session, name: &str) -> Result<RolloutAction, Error> 
         match events.try_next().await {
             Ok(Some(event)) => actions.apply(event),
             Ok(None) => return Err(Error::Request("the watch has ended".into())),
-            Err(error @ (Error::Forbidden { .. } | Error::Unauthorized(_))) => return Err(error),
+            Err(error) if error.is_final() => return Err(error),
             // The watch goes on by itself; the caller's timeout ends it.
             Err(_) => continue,
         }

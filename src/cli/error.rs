@@ -63,6 +63,11 @@ impl Error {
         if matches!(self, Error::TimedOut(_)) { Exit::Timeout } else { Exit::Error }
     }
 
+    /// No later try can mend it: a watch that goes on would wait for ever.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Error::Forbidden { .. } | Error::Unauthorized(_) | Error::NotInstalled(_) | Error::Answer(_))
+    }
+
     /// The reader of our output went away (`kubectl sluice list | head`): nothing to complain about.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Error::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)

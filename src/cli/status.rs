@@ -185,9 +185,9 @@ pub async fn run(session: &Session, args: &Args, out: &mut Out<'_>) -> Result<Ex
         let (rollout, images) = match next {
             Some(Ok(Seen::There(sight))) => *sight,
             Some(Ok(Seen::Gone)) => return Err(Error::Request(format!("the Rollout {} was deleted", args.name))),
-            Some(Err(error @ (Error::Forbidden { .. } | Error::Unauthorized(_) | Error::NotInstalled(_)))) => return Err(error),
+            Some(Err(error)) if error.is_final() => return Err(error),
             Some(Err(error)) => {
-                out.note(format!("{error} (trying again)"))?;
+                tell(format!("{error} (trying again)"), &mut last, out)?;
                 continue;
             }
             None => return Err(Error::Request("the watch has ended".into())),
@@ -204,11 +204,17 @@ pub async fn run(session: &Session, args: &Args, out: &mut Out<'_>) -> Result<Ex
             }
             return Ok(exit);
         }
-        if verdict.line != last {
-            out.note(&verdict.line)?;
-            last = verdict.line;
-        }
+        tell(verdict.line, &mut last, out)?;
     }
+}
+
+/// A line about progress, unless it is the one that was told last.
+fn tell(line: String, last: &mut String, out: &mut Out<'_>) -> std::io::Result<()> {
+    if line != *last {
+        out.note(&line)?;
+        *last = line;
+    }
+    Ok(())
 }
 
 /// The Deployment's generation now: whoever has just changed it is not told of what was before.

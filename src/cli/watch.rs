@@ -44,18 +44,13 @@ pub async fn run(session: &Session, args: &Args, out: &mut Out<'_>) -> Result<Ex
     if io::stdout().is_terminal() && io::stdin().is_terminal() { on_terminal(changes, out).await } else { as_lines(changes, out).await }
 }
 
-/// An error that no later try can mend.
-fn is_final(error: &Error) -> bool {
-    matches!(error, Error::Forbidden { .. } | Error::Unauthorized(_) | Error::NotInstalled(_) | Error::Answer(_))
-}
-
 /// Where the output is no terminal: one line for each change.
 async fn as_lines(changes: impl futures::Stream<Item = Result<load::Change, Error>>, out: &mut Out<'_>) -> Result<Exit, Error> {
     let (mut changes, mut watched, mut before) = (pin!(changes), Watched::default(), None::<View>);
     while let Some(change) = changes.next().await {
         match change {
             Ok(change) => watched.apply(change),
-            Err(error) if is_final(&error) => return Err(error),
+            Err(error) if error.is_final() => return Err(error),
             Err(error) => out.note(format!("{error} (trying again)"))?,
         }
         if !watched.is_complete() {
@@ -112,7 +107,7 @@ async fn on_terminal(changes: impl futures::Stream<Item = Result<load::Change, E
                     watched.apply(change);
                     trouble = None;
                 }
-                Some(Err(error)) if is_final(&error) => return Err(error),
+                Some(Err(error)) if error.is_final() => return Err(error),
                 Some(Err(error)) => trouble = Some(error.to_string().lines().next().unwrap_or_default().to_owned()),
                 None => return Ok(Exit::Ok),
             },
@@ -226,7 +221,7 @@ impl<W: Write> Screen<W> {
 impl<W: Write> Drop for Screen<W> {
     fn drop(&mut self) {
         let shown = queue!(self.out, cursor::Show, terminal::LeaveAlternateScreen).and_then(|()| self.out.flush());
-        if let Err(error) = shown.and_then(|()| terminal::disable_raw_mode()) {
+        if let Err(error) = terminal::disable_raw_mode().and(shown) {
             eprintln!("the terminal could not be put back ({error}): `reset` does it");
         }
     }
