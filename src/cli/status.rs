@@ -91,10 +91,6 @@ impl Wait {
         let ended_at = ended.map(|entry| entry.finished_at.0);
         let ended_before = *self.ended_before.get_or_insert(ended_at);
 
-        let behind = is_behind(sight.rollout) || status.workload_observed_generation.is_some_and(|seen| seen < self.workload_generation);
-        if behind && self.target == Target::Present {
-            return Verdict { line: words::progress(sight.rollout), exit: None };
-        }
         if !self.is_present(sight) {
             let present = status.canary_revision.clone().unwrap_or_else(|| "no revision yet".into());
             if self.seen || ended_at > ended_before {
@@ -108,8 +104,9 @@ impl Wait {
             return Verdict { line: format!("waiting for the Rollout to go to {}; it is at {present}", self.name()), exit: None };
         }
         self.seen = true;
+        let behind = is_behind(sight.rollout) || status.workload_observed_generation.is_some_and(|seen| seen < self.workload_generation);
         let exit = match status.phase {
-            _ if behind => None,
+            _ if behind => None, // what it says is about an older template
             Some(Phase::Healthy) => Some(Exit::Ok),
             Some(Phase::Aborted) => Some(Exit::Failed),
             // Stable pods that are not available may come back; what is stalled needs a person.
@@ -120,8 +117,8 @@ impl Wait {
     }
 
     fn is_present(&self, sight: &Sight<'_>) -> bool {
-        let Some(status) = &sight.rollout.status else { return false };
-        self.target == Target::Present || status.canary_revision.as_ref().is_some_and(|present| self.is(sight, present, &[]))
+        let present = sight.rollout.status.as_ref().and_then(|status| status.canary_revision.as_ref());
+        self.target == Target::Present || present.is_some_and(|present| self.is(sight, present, &[]))
     }
 
     /// Whether `revision` is what is waited for. `recorded`: its images, if its ReplicaSet is gone.
@@ -298,6 +295,12 @@ mod tests {
         view
     }
 
+    /// The spec has changed since, and nothing has looked at it yet.
+    fn unseen(mut view: View) -> View {
+        view.rollout.metadata.generation = Some(4);
+        view
+    }
+
     /// Revision 9e9e came before 7f9b had ended.
     fn superseded() -> View {
         let ended: HistoryEntry = serde_json::from_value(serde_json::json!({
@@ -347,6 +350,7 @@ mod tests {
             for (name, views, expected) in [
                 ("the old version is healthy", vec![f::healthy()], (None, 1)),
                 ("then comes the new one", vec![f::healthy(), f::progressing(), promoted()], (Some(Exit::Ok), 3)),
+                ("an old status is no answer", vec![unseen(promoted()), promoted()], (Some(Exit::Ok), 2)),
                 ("it is aborted", vec![f::progressing(), f::aborted_by_analysis()], (Some(Exit::Failed), 2)),
                 ("another one follows", vec![f::progressing(), superseded()], (Some(Exit::Superseded), 2)),
                 ("it came and went unseen", vec![f::healthy(), superseded()], (Some(Exit::Superseded), 2)),

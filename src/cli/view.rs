@@ -240,3 +240,31 @@ fn last_exit(container: &ContainerStatus) -> Option<String> {
     let code = container.last_state.as_ref()?.terminated.as_ref()?.exit_code;
     Some(format!("container {} exited with code {code}", container.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::fixtures;
+
+    fn roles(view: &View) -> Vec<(String, Role)> {
+        view.revisions().into_iter().map(|revision| (revision.hash, revision.role)).collect()
+    }
+
+    #[test]
+    fn a_revision_is_what_status_says_or_else_what_its_marks_say() {
+        let mut view = fixtures::aborted_by_analysis();
+        let rejected = vec![("7f9b".to_owned(), Role::Rejected), ("5d7c".to_owned(), Role::Stable)];
+        assert_eq!(roles(&view), rejected);
+        view.rollout.status.as_mut().unwrap().rejected.clear();
+        assert_eq!(roles(&view), rejected, "the mark on the ReplicaSet says the same");
+        view.rollout.status = None;
+        assert_eq!(roles(&view), [("7f9b".to_owned(), Role::Rejected), ("5d7c".to_owned(), Role::Old)]);
+    }
+
+    #[test]
+    fn the_progress_deadline_counts_only_while_something_is_waited_for() {
+        assert_eq!(fixtures::waiting_for_pods().deadline(), Some(fixtures::at("12:12:01")));
+        assert_eq!(fixtures::progressing().deadline(), None, "observed: what is left is the grace time");
+        assert_eq!(fixtures::aborted_by_deadline().deadline(), None);
+    }
+}
