@@ -15,6 +15,8 @@ pub mod output;
 pub mod printer;
 pub mod render;
 pub mod session;
+#[cfg(all(test, feature = "sim"))]
+mod sim_tests;
 pub mod status;
 pub mod version;
 pub mod view;

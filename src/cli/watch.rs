@@ -45,7 +45,7 @@ pub async fn run(session: &Session, args: &Args, out: &mut Out<'_>) -> Result<Ex
 }
 
 /// Where the output is no terminal: one line for each change.
-async fn as_lines(changes: impl futures::Stream<Item = Result<load::Change, Error>>, out: &mut Out<'_>) -> Result<Exit, Error> {
+pub(super) async fn as_lines(changes: impl futures::Stream<Item = Result<load::Change, Error>>, out: &mut Out<'_>) -> Result<Exit, Error> {
     let (mut changes, mut watched, mut before) = (pin!(changes), Watched::default(), None::<View>);
     while let Some(change) = changes.next().await {
         match change {
