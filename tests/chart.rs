@@ -1,0 +1,117 @@
+//! What of the chart can be held against the code without Helm: `make e2e` lints it, renders it and lives with its roles.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use serde_json::Value;
+use sluice::world::Watched;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/sluice").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The controller's cluster-wide rules: (group, resource) -> verbs.
+fn rules() -> BTreeMap<(String, String), BTreeSet<String>> {
+    let rules: Value = serde_yaml_ng::from_str(&read("files/rules.yaml")).unwrap();
+    let words = |value: &Value| value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let mut all = BTreeMap::<_, BTreeSet<String>>::new();
+    for rule in rules["rules"].as_array().unwrap() {
+        for group in words(&rule["apiGroups"]) {
+            for resource in words(&rule["resources"]) {
+                all.entry((group.clone(), resource)).or_default().extend(words(&rule["verbs"]));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn the_controller_may_read_what_it_watches_and_nothing_else() {
+    let watched: BTreeSet<_> = Watched::ALL.iter().map(|kind| kind.resource()).map(|r| (r.group, r.plural)).collect();
+    for verb in ["list", "watch"] {
+        let allowed: BTreeSet<_> = rules().into_iter().filter(|(_, verbs)| verbs.contains(verb)).map(|(what, _)| what).collect();
+        assert_eq!(allowed, watched, "{verb}");
+    }
+    assert!(rules().values().all(|verbs| !verbs.contains("get")), "it reads by watches alone");
+}
+
+#[test]
+fn the_controller_may_write_only_what_it_is_known_for() {
+    let reading = BTreeSet::from(["list".to_owned(), "watch".to_owned()]);
+    let writes: Vec<String> = rules()
+        .into_iter()
+        .map(|((_, resource), verbs)| (resource, verbs.difference(&reading).cloned().collect::<Vec<_>>()))
+        .filter(|(_, verbs)| !verbs.is_empty())
+        .map(|(resource, verbs)| format!("{resource}: {}", verbs.join(" ")))
+        .collect();
+    assert_eq!(
+        writes,
+        [
+            "services: create delete patch",
+            "controllerrevisions: create delete",
+            "deployments: patch",
+            "replicasets: create delete patch",
+            "events: create patch",
+            "httproutes: patch",
+            "analysisruns: create patch",
+            "analysisruns/status: patch",
+            "rolloutactions/status: patch",
+            "rollouts: patch",
+            "rollouts/scale: patch",
+            "rollouts/status: patch",
+        ]
+    );
+}
+
+/// Paths of the values below `value`, whose children are what `children` says; a map without children is a value.
+fn paths(value: &Value, children: fn(&Value) -> Vec<(String, Value)>, prefix: &str, out: &mut BTreeSet<String>) {
+    for (key, child) in children(value) {
+        let path = format!("{prefix}{key}");
+        match children(&child).is_empty() {
+            true => {
+                out.insert(path);
+            }
+            false => paths(&child, children, &format!("{path}."), out),
+        }
+    }
+}
+
+fn entries(value: Option<&Value>) -> Vec<(String, Value)> {
+    value.and_then(Value::as_object).into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+#[test]
+fn every_value_has_its_place_in_the_schema_and_the_schema_has_no_other() {
+    let mut values: Value = serde_yaml_ng::from_str(&read("values.yaml")).unwrap();
+    // A container's own field: passed on as it is.
+    values["resources"] = Value::Null;
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let (mut given, mut described) = (BTreeSet::new(), BTreeSet::new());
+    paths(&values, |v| entries(Some(v)), "", &mut given);
+    paths(&schema, |v| entries(v.get("properties")), "", &mut described);
+    // Helm's own.
+    described.remove("global");
+    assert_eq!(given, described);
+}
+
+#[test]
+fn every_value_is_commented() {
+    let text = read("values.yaml");
+    let mut bare = vec![];
+    let (mut before, mut passed_on) = ("", false);
+    for line in text.lines() {
+        if !line.starts_with([' ', '#']) {
+            passed_on = line == "resources:";
+        }
+        let is_value = !line.trim_start().starts_with('#') && !line.ends_with(':') && !line.is_empty();
+        if is_value && !passed_on && !before.trim_start().starts_with('#') {
+            bare.push(line);
+        }
+        before = line;
+    }
+    assert!(bare.is_empty(), "without a comment: {bare:?}");
+}
