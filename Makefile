@@ -33,7 +33,7 @@ bench: ## The benchmarks: how long one plan takes
 
 .PHONY: crds
 crds: ## Generate crds/ and the chart's copy from src/api
-	@cargo run --quiet --bin sluice -- crds --out crds
+	@cargo run --quiet --bin sluice -- crds --out crds --out charts/sluice/files/crds
 
 .PHONY: parts
 parts: ## Build the parts of the end-to-end cluster, once (about 20 minutes; as root: it installs Debian packages)

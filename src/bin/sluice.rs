@@ -1,6 +1,6 @@
 //! The controller.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -26,8 +26,8 @@ struct Cli {
 enum Command {
     /// Run the controller.
     Run(Run),
-    /// Print the CustomResourceDefinitions as YAML.
-    Crds,
+    /// Print the CustomResourceDefinitions as YAML, or write one file for each.
+    Crds(Crds),
 }
 
 #[derive(Args)]
@@ -52,6 +52,13 @@ struct Run {
     log_format: LogFormat,
 }
 
+#[derive(Args)]
+struct Crds {
+    /// Directory for the files, which are named by plural; may be given several times.
+    #[arg(long)]
+    out: Vec<PathBuf>,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
     Json,
@@ -61,13 +68,22 @@ enum LogFormat {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(options) => run(options),
-        Command::Crds => {
-            for crd in sluice::api::crds() {
-                println!("---\n{}", serde_yaml_ng::to_string(&crd)?.trim_end());
-            }
-            Ok(())
+        Command::Crds(options) => crds(&options.out),
+    }
+}
+
+fn crds(directories: &[PathBuf]) -> anyhow::Result<()> {
+    for crd in sluice::api::crds() {
+        let yaml = serde_yaml_ng::to_string(&crd)?;
+        if directories.is_empty() {
+            println!("---\n{}", yaml.trim_end());
+        }
+        for directory in directories {
+            let path = directory.join(format!("{}.yaml", crd.spec.names.plural));
+            std::fs::write(&path, &yaml).with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
+    Ok(())
 }
 
 #[tokio::main]
