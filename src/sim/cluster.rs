@@ -20,15 +20,24 @@ pub struct Options {
     /// The time at which the cluster starts.
     pub epoch: Timestamp,
     pub timing: Timing,
-    /// The first two numbers of every pod's address.
-    pub pod_addresses: [u8; 2],
+    /// The first two numbers of every pod's address; `None` has them all at 127.0.0.1.
+    pub pod_addresses: Option<[u8; 2]>,
+}
+
+impl Options {
+    /// Real time, and pods at addresses where apps can listen: each at its own one, where the system has more than
+    /// one loopback address.
+    pub fn live() -> Self {
+        let pod_addresses = cfg!(target_os = "linux").then_some([127, 1]);
+        Self { epoch: Timestamp::now(), pod_addresses, ..Self::default() }
+    }
 }
 
 impl Default for Options {
     /// Starts on 2026-01-01, with pods at 10.244.x.y.
     fn default() -> Self {
         let epoch = Timestamp::from_second(1_767_225_600).unwrap_or_default();
-        Self { seed: 1, epoch, timing: Timing::default(), pod_addresses: [10, 244] }
+        Self { seed: 1, epoch, timing: Timing::default(), pod_addresses: Some([10, 244]) }
     }
 }
 
@@ -96,8 +105,14 @@ impl SimCluster {
     }
 
     /// What the gateway's data plane does at present.
-    pub fn programmed(&self) -> Programmed {
+    pub fn programmed(&self) -> Arc<Programmed> {
         lock(&self.controllers).gateway.programmed().clone()
+    }
+
+    /// As [`SimCluster::programmed`], for as long as needed.
+    pub fn data_plane(&self) -> impl Fn() -> Arc<Programmed> + Send + Sync + use<> {
+        let controllers = self.controllers.clone();
+        move || lock(&controllers).gateway.programmed().clone()
     }
 
     /// An object as it is stored, past any client; `kind` is such as `deployments.apps`.

@@ -4,13 +4,16 @@
 //! - [`service`]: the same behind a `kube::Client`, with watches as streams
 //! - [`controllers`]: what a cluster does by itself, with a gateway and its data plane
 //! - [`serve`]: the API over real HTTP, for `kubectl`
+//! - [`traffic`]: real requests through the gateway's data plane to apps in this process
 //! - [`cluster`]: all of it together
 
 pub mod api;
 pub mod cluster;
 pub mod controllers;
+mod http;
 pub mod serve;
 pub mod service;
+pub mod traffic;
 
 pub use cluster::{Options, SimCluster};
 pub use controllers::{Behaviour, Timing};

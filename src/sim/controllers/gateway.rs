@@ -104,7 +104,7 @@ pub struct Gateway {
     pub controller_name: String,
     /// Whether it writes routes' status; some gateways don't, or not for every parent.
     pub reports: bool,
-    programmed: Programmed,
+    programmed: Arc<Programmed>,
     routes: Pipeline<BTreeMap<(String, String, String), Route>>,
     clusters: Pipeline<BTreeMap<Cluster, Vec<Endpoint>>>,
     /// Since when each route's generation has been waiting to be accepted.
@@ -116,7 +116,7 @@ impl Default for Gateway {
         Self {
             controller_name: "sluice.dev/simulated-gateway".into(),
             reports: true,
-            programmed: Programmed::default(),
+            programmed: Arc::default(),
             routes: Pipeline::default(),
             clusters: Pipeline::default(),
             unaccepted: BTreeMap::new(),
@@ -128,7 +128,7 @@ const KINDS: [&str; 2] = [HTTP_ROUTES, GRPC_ROUTES];
 
 impl Gateway {
     /// What traffic sees now.
-    pub fn programmed(&self) -> &Programmed {
+    pub fn programmed(&self) -> &Arc<Programmed> {
         &self.programmed
     }
 
@@ -145,8 +145,9 @@ impl Gateway {
         let wanted = routes(api);
         let backends: Vec<Cluster> = wanted.values().flat_map(|r| &r.rules).flat_map(|r| &r.backends).map(|b| b.cluster.clone()).collect();
         let clusters = backends.into_iter().filter_map(|c| endpoints(api, &c).map(|e| (c, e))).collect();
-        due = sooner(due, self.routes.advance(&mut self.programmed.routes, wanted, timing.program, now));
-        sooner(due, self.clusters.advance(&mut self.programmed.clusters, clusters, timing.clusters, now))
+        let programmed = Arc::make_mut(&mut self.programmed);
+        due = sooner(due, self.routes.advance(&mut programmed.routes, wanted, timing.program, now));
+        sooner(due, self.clusters.advance(&mut programmed.clusters, clusters, timing.clusters, now))
     }
 
     /// Writes the status of a route for the parents that are gateways of this cluster.

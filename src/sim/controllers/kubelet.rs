@@ -71,12 +71,12 @@ struct Track {
 pub struct Kubelet {
     images: BTreeMap<String, Behaviour>,
     tracks: BTreeMap<String, Track>,
-    address_prefix: [u8; 2],
+    address_prefix: Option<[u8; 2]>,
     addresses: u16,
 }
 
 impl Kubelet {
-    pub fn new(address_prefix: [u8; 2]) -> Self {
+    pub fn new(address_prefix: Option<[u8; 2]>) -> Self {
         Self { images: BTreeMap::new(), tracks: BTreeMap::new(), address_prefix, addresses: 0 }
     }
 
@@ -100,8 +100,10 @@ impl Kubelet {
 
     fn next_address(&mut self) -> String {
         self.addresses = self.addresses.wrapping_add(1).max(1);
-        let [a, b] = self.address_prefix;
-        format!("{a}.{b}.{}.{}", self.addresses >> 8, self.addresses & 0xff)
+        match self.address_prefix {
+            Some([a, b]) => format!("{a}.{b}.{}.{}", self.addresses >> 8, self.addresses & 0xff),
+            None => "127.0.0.1".into(),
+        }
     }
 
     pub(super) fn step(&mut self, api: &mut ApiServer, now: Timestamp) -> Option<Timestamp> {

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 
 use super::api::ApiServer;
 
-pub use gateway::{Backend, Endpoint, Programmed, Route, Rule};
+pub use gateway::{Backend, Cluster, Endpoint, Programmed, Route, Rule};
 pub use kubelet::Behaviour;
 
 /// How long the parts of the cluster take.
@@ -56,8 +56,8 @@ pub struct Controllers {
 const MAX_ROUNDS: usize = 1000;
 
 impl Controllers {
-    /// `address_prefix`: the first two numbers of every pod's address.
-    pub fn new(timing: Timing, address_prefix: [u8; 2]) -> Self {
+    /// `address_prefix`: the first two numbers of every pod's address; `None` has them all at 127.0.0.1.
+    pub fn new(timing: Timing, address_prefix: Option<[u8; 2]>) -> Self {
         Self {
             timing,
             kubelet: kubelet::Kubelet::new(address_prefix),
