@@ -135,7 +135,10 @@ impl Command {
 
 /// The plugin, from its arguments to its exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return explain_usage(&usage),
+    };
     if cli.no_color {
         anstream::ColorChoice::Never.write_global();
     }
@@ -149,6 +152,14 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => fail(&error),
     }
+}
+
+/// Help and version are no error. A wrong command line is 1, not the 2 that is usual: 2 says that a rollout was aborted.
+fn explain_usage(usage: &clap::Error) -> ExitCode {
+    if let Err(error) = usage.print() {
+        return fail(&Error::Output(error));
+    }
+    if usage.use_stderr() { Exit::Error.into() } else { Exit::Ok.into() }
 }
 
 fn fail(error: &Error) -> ExitCode {
