@@ -81,8 +81,11 @@ impl Stage {
         }
     }
 
-    fn is_home(self) -> bool {
-        matches!(self, Self::ServiceDrained | Self::Repinned | Self::BackHome | Self::CanaryReleased | Self::Left | Self::PodsGone)
+    fn scope(self) -> &'static str {
+        match self {
+            Self::ServiceDrained | Self::Repinned | Self::BackHome | Self::CanaryReleased | Self::Left | Self::PodsGone => "home",
+            _ => "roll",
+        }
     }
 
     fn name(self) -> String {
@@ -143,17 +146,31 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The stage that a revision's rollout (or its way home) has reached.
+    fn reached(&self, revision: &str, scope: &str) -> Option<usize> {
+        let what = &self.status.transition.as_ref()?.what;
+        what.strip_prefix(scope)?.strip_prefix('/')?.strip_prefix(revision)?.strip_prefix('/')?.get(..3)?.parse().ok()
+    }
+
+    /// Whether a rollout is past a stage.
+    pub fn is_past(&self, revision: &str, stage: Stage) -> bool {
+        self.reached(revision, stage.scope()).is_some_and(|reached| reached > stage.order())
+    }
+
+    /// A stage that was passed but is true no more is settled again, with all that come after it.
+    pub fn rewind(&mut self, revision: &str, stage: Stage) {
+        if self.is_past(revision, stage) {
+            self.status.transition = None;
+        }
+    }
+
     /// Waits until a stage is observed and `seconds` have passed since. The moment is in status; a lost one starts again.
     pub fn settle(&mut self, revision: &str, stage: Stage, observed: Result<(), String>, seconds: i32) -> Flow {
-        let scope = if stage.is_home() { "home" } else { "roll" };
-        let prefix = format!("{scope}/{revision}/");
-        let what = format!("{prefix}{:03}-{}", stage.order(), stage.name());
-        let current = self.status.transition.as_ref();
-        let reached = current.and_then(|t| t.what.strip_prefix(&prefix)?.get(..3)?.parse::<usize>().ok());
-        if reached.is_some_and(|reached| reached > stage.order()) {
+        if self.is_past(revision, stage) {
             return Ok(());
         }
-        let same = current.filter(|t| t.what == what).cloned();
+        let what = format!("{}/{revision}/{:03}-{}", stage.scope(), stage.order(), stage.name());
+        let same = self.status.transition.as_ref().filter(|t| t.what == what).cloned();
         let since = same.as_ref().map_or_else(|| self.time(), |t| t.since.clone());
         if let Err(message) = observed {
             // What was observed once and is so no more starts again.
@@ -184,9 +201,12 @@ impl<'a> Draft<'a> {
     pub fn write_weight(&mut self, weight: Weight, rejected: Option<&str>) -> bool {
         let denominator = self.spec.denominator();
         let epoch = self.obs.epoch;
+        // A canary that is taken back before its Service was made has no backend in any route: it must not get one for that.
+        let enters = rejected.is_none() || self.obs.canary_service.is_some();
         let needs = |route: &Route| {
-            let recorded = route.record().and_then(|r| r.rejected);
-            !route.has(weight, denominator) || (rejected.is_some() && recorded.as_deref() != rejected)
+            let record = route.record();
+            let recorded = record.as_ref().and_then(|r| r.rejected.as_deref());
+            (enters || record.is_some()) && (!route.has(weight, denominator) || (rejected.is_some() && recorded != rejected))
         };
         let actions: Vec<Action> = self.routes().iter().filter(|r| needs(r)).map(|r| r.set(weight, denominator, rejected, epoch)).collect();
         let changed = !actions.is_empty();
@@ -199,7 +219,8 @@ impl<'a> Draft<'a> {
     /// Every route has this weight, and every parent that reports has taken it up.
     pub fn weight_observed(&self, weight: Weight) -> Result<(), String> {
         for route in self.routes() {
-            if !route.has(weight, self.spec.denominator()) {
+            let untouched = weight == Weight::ZERO && route.record().is_none() && route.canary_weight() == Weight::ZERO;
+            if !untouched && !route.has(weight, self.spec.denominator()) {
                 return Err(format!("waits for {} to give the canary {weight}", route.view.meta.name));
             }
             route.accepted().map_err(|why| format!("waits for the gateway: {why}"))?;
@@ -210,6 +231,17 @@ impl<'a> Draft<'a> {
     /// The largest share that any route gives the canary now.
     pub fn live_weight(&self) -> Weight {
         self.routes().iter().map(Route::canary_weight).max().unwrap_or_default()
+    }
+
+    /// Any route carries our record: the canary's backend has entered, and has not left.
+    pub fn is_recorded(&self) -> bool {
+        self.routes().iter().any(|route| route.record().is_some())
+    }
+
+    /// The canary gets no traffic, and its Service selects nothing but stable.
+    pub fn is_home(&self, stable: &str) -> bool {
+        let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
+        self.live_weight() == Weight::ZERO && selected.is_none_or(|hash| hash == stable)
     }
 
     /// Adds the end of the running rollout to the history.

@@ -4,6 +4,7 @@ use super::{
     draft::{Draft, Flow, Stage, Waiting, wait},
     observed::ReplicaSetView,
     patch::{self, Guarded, Kind},
+    revision::{self, Resolved},
     spec::Weight,
 };
 use crate::api::{
@@ -27,6 +28,7 @@ impl Draft<'_> {
     /// Takes the canary back. The traffic moves first, in one write for each route, which also records the rejection; nothing is
     /// waited for before it.
     pub fn abort(&mut self, stable: &str, canary: &str, reason: &str) -> Flow {
+        self.actions.clear(); // a write that is refused must not hold this one up; the others are planned again
         self.write_weight(Weight::ZERO, Some(canary));
         self.mark_rejected(canary, reason);
         let step = self.status.current_step.as_ref().map(|s| format!(" at step {} of {}", s.index + 1, self.spec.steps.len() + 1));
@@ -43,20 +45,39 @@ impl Draft<'_> {
 
     fn mark_rejected(&mut self, canary: &str, reason: &str) {
         let obs = self.obs;
-        let Some(rs) = obs.replica_set(canary).filter(|rs| !rs.meta.annotations.contains_key(keys::REJECTED)) else { return };
         let reason: String = reason.chars().take(256).collect();
+        let Some(rs) = obs.replica_set(canary) else { return self.make_rejected(canary, &reason) };
+        if rs.meta.annotations.contains_key(keys::REJECTED) {
+            return;
+        }
         let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::REJECTED, reason).unannotate(keys::STABLE);
         self.act(patch.fenced(format!("mark ReplicaSet {} as rejected", rs.meta.name), obs.epoch));
+    }
+
+    /// Taken back before it had a ReplicaSet: an empty one carries the mark, should status be lost.
+    fn make_rejected(&mut self, canary: &str, reason: &str) {
+        let obs = self.obs;
+        let Some(anchor) = obs.anchor.as_ref().filter(|_| revision::resolve(obs) == Resolved::Revision(canary.to_owned())) else { return };
+        if let Some(mut body) = revision::replica_set(obs, anchor, canary, 0, self.spec.min_ready_seconds) {
+            body["metadata"]["annotations"][keys::REJECTED] = reason.into();
+            self.act(patch::create(Kind::ReplicaSet, body, format!("write down that revision {canary} is rejected")));
+        }
     }
 
     /// A rejected template: all traffic stays on stable, the canary's pods stop, and that is where it stays.
     pub fn stay_aborted(&mut self, stable: &str, canary: &str) -> Flow {
         let reason = self.status.rejected.first().map(|r| r.reason.clone()).unwrap_or_default();
         self.status.weights_wanted(Weight::ZERO);
-        self.write_weight(Weight::ZERO, Some(canary));
+        self.status.current_step = None;
+        self.status.hold = None;
+        let planned = std::mem::take(&mut self.actions);
+        self.write_weight(Weight::ZERO, Some(canary)); // before anything that could be refused
+        self.actions.extend(planned);
         self.mark_rejected(canary, &reason);
         self.end_runs(true);
-        self.scale(stable, self.replicas.max(self.status.canary.as_ref().map_or(0, |c| c.stable_replicas)));
+        if !self.is_home(stable) {
+            self.keep_stable(stable);
+        }
         self.bring_traffic_home(stable)?;
         self.status.weights_observed(Weight::ZERO);
         self.stop_others(stable)?;
@@ -69,8 +90,8 @@ impl Draft<'_> {
         self.end_runs(true);
         self.withdraw(stable);
         self.clear_rejections(stable);
-        if let Some(state) = &self.status.canary {
-            self.scale(stable, self.replicas.max(state.stable_replicas));
+        if !self.traffic_is_at_rest() {
+            self.keep_stable(stable);
         }
         self.bring_traffic_home(stable)?;
         if let Some(action) = self.first_restore() {
@@ -103,7 +124,7 @@ impl Draft<'_> {
         let outdated = |r: &super::route::Route| r.record().and_then(|r| r.rejected).is_some_and(|hash| hash != present);
         let (denominator, epoch) = (self.spec.denominator(), obs.epoch);
         let rewritten: Vec<_> =
-            self.routes().iter().filter(|r| outdated(r)).map(|r| r.set(r.canary_weight(), denominator, None, epoch)).collect();
+            self.routes().iter().filter(|r| outdated(r)).map(|r| r.set(Weight::ZERO, denominator, None, epoch)).collect();
         for action in rewritten {
             self.act(action);
         }
@@ -141,9 +162,8 @@ impl Draft<'_> {
         }
         self.ensure_repinned(stable)?;
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
-        let drains = selected.is_some_and(|hash| hash != stable);
-        let recorded = self.routes().iter().any(|r| r.record().is_some());
-        if recorded {
+        let drains = self.obs.canary_service.is_some() && selected != Some(stable);
+        if self.is_recorded() {
             let changed = match self.status.rejected.is_empty() {
                 true => self.set_weight(Weight::ZERO),
                 false => false, // stay_aborted has written it, with its record

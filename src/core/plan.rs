@@ -9,12 +9,13 @@ use super::{
     patch::{self, Action, Guarded, Kind, Write},
     report, revision,
     revision::Resolved,
+    route::Route,
     spec::{self, Invalid, Spec, invalid},
-    verdict,
+    verdict, workload,
 };
 use crate::api::{
     RolloutStatus, Verb, keys,
-    status::{CanaryState, Rejected},
+    status::{CanaryState, Rejected, RolloutOutcome},
 };
 
 /// What to do now: the actions one after the other, stopping at the first that fails; then the status, if it has changed; then look
@@ -45,6 +46,7 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     });
     let remains = Spec::remains(&obs.rollout.spec);
     let mut draft = Draft::new(obs, spec.as_ref().unwrap_or(&remains), now);
+    let checked = checked.and_then(|()| draft.routes().iter().try_for_each(Route::check));
     let outcome = match checked {
         Err(invalid) if !obs.rollout.meta.deleting => match draft.guard() {
             Ok(()) => Outcome::Invalid(invalid),
@@ -80,7 +82,7 @@ impl<'a> Draft<'a> {
             actions: vec![],
             wake_at: None,
             canary_service: spec.traffic.canary_service(),
-            replicas: obs.rollout.spec.replicas.unwrap_or(1),
+            replicas: obs.rollout.spec.replicas.or_else(|| workload::replicas(obs)).unwrap_or(1),
         }
     }
 
@@ -91,7 +93,8 @@ impl<'a> Draft<'a> {
                 Err(pending) => Outcome::Waiting(pending),
             };
         }
-        match self.walk() {
+        let walked = self.walk();
+        match walked.or_else(|pending| self.keep_deadline(pending)) {
             Ok(outcome) => outcome,
             Err(pending) => match pending.message.strip_prefix(REFUSED) {
                 Some(why) => Outcome::Invalid(invalid("spec.template", format!("the API server refuses it: {why}"))),
@@ -139,7 +142,7 @@ impl<'a> Draft<'a> {
         if stable == canary {
             return Ok(());
         }
-        if let Some(reason) = self.reason_to_abort(&canary) {
+        if let Some(reason) = self.analysis_failure() {
             return self.abort(&stable, &canary, &reason);
         }
         let next = self.obs.actions.iter().find(|a| a.status.outcome.is_none());
@@ -187,6 +190,10 @@ impl<'a> Draft<'a> {
         let on_set = self.obs.replica_set(canary).and_then(|rs| rs.meta.annotations.get(keys::REJECTED)).cloned();
         let on_route = self.routes().iter().filter_map(|r| r.record()).any(|r| r.rejected.as_deref() == Some(canary));
         if let Some(reason) = on_set.or_else(|| on_route.then(|| "taken back, as the route records".to_owned())) {
+            if self.status.canary.as_ref().is_some_and(|c| c.revision == canary) {
+                self.remember(RolloutOutcome::Aborted, reason.clone());
+            }
+            self.status.transition = None;
             self.status.rejected = vec![Rejected { revision: canary.to_owned(), reason, at: self.time() }];
         }
     }
@@ -195,7 +202,7 @@ impl<'a> Draft<'a> {
     fn is_coming_home(&self, stable: &str) -> bool {
         let pinned = self.obs.service.as_ref().and_then(|s| s.pinned());
         let canary = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
-        let live = self.live_weight() > spec::Weight::ZERO;
+        let live = self.is_recorded() && self.live_weight() > spec::Weight::ZERO;
         pinned.is_some_and(|hash| hash != stable) || (canary == Some(stable) && live)
     }
 
@@ -233,7 +240,9 @@ impl<'a> Draft<'a> {
         if !rollout.finalizers.iter().any(|f| f == keys::FINALIZER) {
             return Ok(());
         }
-        let stable = revision::stable(self.obs);
+        // Once it is given back, its ReplicaSet is no revision of ours any more, but still the one that serves.
+        let stable = self.obs.rollout.status.stable_revision.clone().or_else(|| revision::stable(self.obs));
+        let stable = stable.or_else(|| revision::of_workload(self.obs).find(|rs| rs.replicas > 0).map(|rs| rs.hash.clone()));
         if let Some(stable) = &stable {
             if self.status.canary.is_none() && !self.traffic_is_at_rest() {
                 self.status.canary = Some(CanaryState::new(stable, self.time(), self.replicas));

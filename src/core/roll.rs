@@ -3,9 +3,10 @@
 use jiff::SignedDuration;
 
 use super::{
-    draft::{Draft, Flow, Stage, Waiting, wait},
+    draft::{Draft, Flow, Pending, Stage, Waiting, wait},
     observed::ReplicaSetView,
     patch::{self, Guarded, Kind},
+    plan::Outcome,
     revision,
     spec::{StepKind, Weight},
 };
@@ -68,7 +69,7 @@ impl Draft<'_> {
     }
 
     /// Stable keeps enough pods to take everything back.
-    fn keep_stable(&mut self, stable: &str) {
+    pub fn keep_stable(&mut self, stable: &str) {
         let began_with = self.status.canary.as_ref().map_or(0, |c| c.stable_replicas);
         self.scale(stable, self.replicas.max(began_with));
     }
@@ -128,60 +129,63 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// The canary's backend is in every rule, at weight 0 when it enters.
+    /// The canary's backend is in every rule. It enters at weight 0, also where somebody has put a route back in the middle: the
+    /// gateway learns of a backend and of its weight in two messages.
     fn ensure_entered(&mut self, canary: &str) -> Flow {
         let denominator = self.spec.denominator();
         if !self.routes().iter().all(|r| r.has_entered(denominator)) {
-            // Put back by somebody in the middle of a rollout: what it had comes back at once, if its pods are still what is selected.
-            let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(canary);
-            let weight = self.wanted_weight().filter(|_| selected && self.may_carry_weight(canary)).unwrap_or_default();
-            self.set_weight(weight);
+            self.set_weight(Weight::ZERO);
+            self.status.weights_wanted(Weight::ZERO);
+            self.rewind(canary, Stage::Entered);
             return self.settle(canary, Stage::Entered, Err("puts the canary's backend into the routes".into()), 0);
         }
         let observed = self.routes().iter().try_for_each(|r| r.accepted()).map_err(|why| format!("waits for the gateway: {why}"));
         self.settle(canary, Stage::Entered, observed, self.spec.traffic.step_grace_seconds)
     }
 
-    /// The weight that status says the canary had.
-    fn wanted_weight(&self) -> Option<Weight> {
-        let weights = self.obs.rollout.status.weights.as_ref()?;
-        Weight::from_percent(weights.canary)
-    }
-
-    fn may_carry_weight(&self, canary: &str) -> bool {
-        self.obs.ready_pods(canary).next().is_some()
+    /// The weight of the step before the present one: what the canary may have without anything further.
+    fn weight_before(&self, index: usize) -> (Weight, usize) {
+        match index {
+            0 => (Weight::ZERO, 0),
+            _ if self.promote_full() => (Weight::ZERO, 0),
+            index => self.spec.weight_at(index - 1),
+        }
     }
 
     /// The present step's weight is applied and observed. More traffic only for a canary that has the ready pods for it, and whose
     /// verdicts so far are closed.
     fn ensure_weight(&mut self, canary: &str, index: usize) -> Flow {
-        let (weight, set_by) = self.spec.weight_at(index);
+        let before = self.weight_before(index);
         let live = self.live_weight();
+        // What it has lost in between (unready pods, a route put back) comes back before it gets more.
+        let (weight, set_by) = match self.spec.weight_at(index) {
+            (weight, _) if live < before.0 && before.0 < weight => before,
+            present => present,
+        };
         let base = self.replicas.max(1);
         let needed = weight.pods(base).max(1);
-        if live > weight {
-            self.set_weight(weight); // less is always allowed
-        }
-        let kept = needed.max(live.pods(base));
-        self.ensure_canary_set(canary, kept)?;
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(canary);
-        let ready = self.obs.ready_pods(canary).count();
-        if selected && ready == 0 && live > Weight::ZERO {
+        if selected && live > Weight::ZERO && self.obs.ready_pods(canary).next().is_none() {
             // A Service without endpoints answers with errors.
             self.set_weight(Weight::ZERO);
             self.status.weights_wanted(Weight::ZERO);
+        } else if live > weight {
+            self.set_weight(weight); // less is always allowed
         }
-        let enough = self.ensure_ready(canary, needed, !selected, set_by);
-        self.note_shortfall(enough.is_err() && selected);
-        enough?;
+        self.ensure_canary_set(canary, needed.max(live.pods(base)), base)?;
+        self.ensure_ready(canary, needed, !selected, set_by)?;
         self.ensure_selected(canary, usize::try_from(needed).unwrap_or(1))?;
-        if weight > live && live > Weight::ZERO {
+        if weight > live {
             self.ensure_not_held()?;
-            self.ensure_evidence()?;
+            if before.0 > Weight::ZERO && weight > before.0 {
+                self.ensure_evidence()?;
+            }
+            self.rewind(canary, Stage::Weight(set_by));
         }
-        if weight > live && live == Weight::ZERO {
-            self.ensure_not_held()?;
-        }
+        self.apply_weight(canary, weight, set_by)
+    }
+
+    fn apply_weight(&mut self, canary: &str, weight: Weight, set_by: usize) -> Flow {
         self.status.weights_wanted(weight);
         if self.set_weight(weight)
             && let Some(state) = &mut self.status.canary
@@ -199,8 +203,9 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// The canary's ReplicaSet exists and has this many replicas.
-    fn ensure_canary_set(&mut self, canary: &str, replicas: i32) -> Flow {
+    /// The canary's ReplicaSet exists and has so many replicas, or more that it has already: pods that have had traffic stay while the
+    /// rollout runs.
+    fn ensure_canary_set(&mut self, canary: &str, replicas: i32, most: i32) -> Flow {
         let obs = self.obs;
         let Some(rs) = obs.replica_set(canary) else {
             if let Some(anchor) = &obs.anchor
@@ -211,9 +216,7 @@ impl Draft<'_> {
             }
             return self.settle(canary, Stage::CanaryReady, Err("starts the canary's pods".into()), 0);
         };
-        if rs.replicas != replicas {
-            self.scale(canary, replicas);
-        }
+        self.scale(canary, replicas.max(rs.replicas.min(most)));
         Ok(())
     }
 
@@ -325,22 +328,28 @@ impl Draft<'_> {
         wait(Waiting::Progress, "writes down that the new version is stable")
     }
 
-    /// Why the canary must be taken back, if it must.
-    pub fn reason_to_abort(&mut self, canary: &str) -> Option<String> {
-        if self.status.canary.as_ref().is_none_or(|c| c.revision != canary) {
-            return None;
+    /// Takes back a canary that has waited too long for something to become true. What it waits for is what was found just now: what
+    /// it waited for before a downtime of ours may have come true meanwhile.
+    pub fn keep_deadline(&mut self, pending: Pending) -> Flow<Outcome> {
+        let running = self.status.canary.as_ref().map(|c| c.revision.clone()).filter(|c| !self.is_rejected(c));
+        let (Some(stable), Some(canary)) = (revision::stable(self.obs), running) else { return Err(pending) };
+        if stable == canary {
+            return Err(pending);
         }
-        if let Some(failure) = self.analysis_failure() {
-            return Some(failure);
-        }
-        let limit = self.spec.progress_deadline;
+        let waits = pending.kind == Waiting::Progress;
+        // Waits of the stage that it is at count from the stage's beginning; others are a step back, and count together.
+        self.note_shortfall(waits && self.waiting_since().is_none());
         let short = self.status.canary.as_ref().and_then(|c| c.shortfall.as_ref()).filter(|s| s.recovered_at.is_none());
-        let since = short.map(|s| s.since.0).or_else(|| self.waiting_since())?;
-        if self.now >= since + limit {
-            let waited_for = self.obs.rollout.status.message.clone();
-            return Some(format!("no progress for {} s (progressDeadlineSeconds): {waited_for}", limit.as_secs()));
+        let limit = self.spec.progress_deadline;
+        let Some(end) = short.map(|s| s.since.0).or_else(|| self.waiting_since()).filter(|_| waits).map(|since| since + limit) else {
+            return Err(pending);
+        };
+        if self.now < end {
+            self.wake(end);
+            return Err(pending);
         }
-        self.wake(since + limit);
-        None
+        self.status = self.obs.rollout.status.clone();
+        let reason = format!("no progress for {} s (progressDeadlineSeconds): {}", limit.as_secs(), pending.message);
+        self.abort(&stable, &canary, &reason).map(|()| Outcome::Aborted)
     }
 }

@@ -17,6 +17,8 @@ use crate::api::{keys, rollout::RouteRef};
 /// The Gateway API's limits.
 const MAX_WEIGHT: u64 = 1_000_000;
 const MAX_BACKENDS: usize = 16;
+/// A part of fewer units than this is too coarse to be split by percents.
+const MIN_WHOLE: u64 = 100;
 
 /// What a Rollout keeps on a route: `routes.sluice.dev/<rollout>`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +33,9 @@ pub struct Record {
     /// We set Flux's mark (it was not there before).
     #[serde(default)]
     pub flux: bool,
+    /// A backend could not be resolved before our first write: that it cannot is not for us to wait for.
+    #[serde(default)]
+    pub unresolved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +49,12 @@ pub struct RuleRecord {
     pub factor: u64,
     /// The weights of our own backends as we wrote them last, in the order in which they stand.
     pub wrote: Vec<u64>,
+}
+
+impl Record {
+    fn pair(&self) -> Pair<'_> {
+        Pair { service: &self.service, canary: &self.canary_service }
+    }
 }
 
 /// The two Services of a Rollout.
@@ -82,13 +93,11 @@ fn names(backend: &Value, namespace: &str, name: &str) -> bool {
         && text("namespace").is_none_or(|ns| ns == namespace)
 }
 
-/// Everything about a backend but its weight.
-fn identity(backend: &Value) -> Value {
-    let mut identity = backend.clone();
-    if let Some(map) = identity.as_object_mut() {
-        map.remove("weight");
-    }
-    identity
+/// Two backends are the same but for their weights.
+fn same(one: &Value, other: &Value) -> bool {
+    let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else { return one == other };
+    let rest = |map: &'_ serde_json::Map<String, Value>| map.len() - usize::from(map.contains_key("weight"));
+    rest(one) == rest(other) && one.iter().all(|(key, value)| key == "weight" || other.get(key) == Some(value))
 }
 
 pub fn record_key(rollout: &str) -> String {
@@ -131,65 +140,84 @@ impl<'a> Route<'a> {
         names(backend, self.namespace, self.pair.service)
     }
 
-    /// Managed by us or by another Rollout that is at work in this route.
-    fn is_managed(&self, backend: &Value, others: &[Record]) -> bool {
-        let theirs = |r: &Record| Pair { service: &r.service, canary: &r.canary_service }.has(backend, self.namespace);
-        self.is_ours(backend) || others.iter().any(theirs)
+    /// Where the rules are that are split: those that the spec chooses, and those that a record says we have split.
+    fn chosen<'b>(&'b self, record: Option<&'b Record>) -> impl Iterator<Item = (usize, &'a RuleView)> + 'b {
+        let named = |rule: &RuleView| self.rule_names.is_empty() || rule.name.as_ref().is_some_and(|name| self.rule_names.contains(name));
+        let recorded = move |at: usize| record.is_some_and(|r| r.rules.iter().any(|entry| entry.at == at));
+        let rules = self.view.rules.iter().enumerate();
+        rules.filter(move |(at, rule)| (named(rule) || recorded(*at)) && rule.refs.iter().any(|backend| self.is_service(backend)))
     }
 
     /// The rules that are split.
     fn rules(&self, denominator: u64) -> Vec<Rule<'a>> {
         let record = self.record();
         let others = self.others();
-        let chosen = |rule: &RuleView| self.rule_names.is_empty() || rule.name.as_ref().is_some_and(|name| self.rule_names.contains(name));
-        let points_at_us = |rule: &RuleView| rule.refs.iter().any(|backend| self.is_service(backend));
-        let mut rules = vec![];
-        for (at, rule) in self.view.rules.iter().enumerate().filter(|(_, rule)| chosen(rule) && points_at_us(rule)) {
-            rules.push(self.rule(at, rule, record.as_ref(), &others, denominator));
-        }
-        rules
+        self.chosen(record.as_ref()).map(|(at, rule)| self.rule(at, rule, record.as_ref(), &others, denominator)).collect()
     }
 
     fn rule(&self, at: usize, rule: &'a RuleView, record: Option<&Record>, others: &[Record], denominator: u64) -> Rule<'a> {
         let live = rule.refs.as_slice();
         // The record of this rule; by its place, or where rules were moved, by what it says.
-        let mut entries: Vec<&RuleRecord> = record.map(|r| r.rules.iter().collect()).unwrap_or_default();
-        entries.sort_by_key(|entry| entry.at != at);
-        for entry in &entries {
-            if self.is_what_we_wrote(live, entry, others) {
-                return Rule { at, live, git: entry.git.clone(), factor: entry.factor, as_in_git: false };
-            }
+        let mut mine: Vec<&RuleRecord> = record.map(|r| r.rules.iter().collect()).unwrap_or_default();
+        mine.sort_by_key(|entry| entry.at != at);
+        let mut theirs: Vec<(&Record, &RuleRecord)> = others.iter().flat_map(|r| r.rules.iter().map(move |entry| (r, entry))).collect();
+        theirs.sort_by_key(|(_, entry)| entry.at != at);
+        let known = |entry: &RuleRecord, as_in_git| Rule { at, live, git: entry.git.clone(), factor: entry.factor, as_in_git };
+
+        let us = Pair { service: self.pair.service, canary: self.pair.canary };
+        if let Some(entry) = mine.iter().find(|entry| self.is_written(live, entry, us, others)) {
+            return known(entry, false);
         }
-        let theirs = others.iter().flat_map(|r| &r.rules).find(|entry| entry.at == at);
-        if let Some(entry) = theirs.filter(|_| entries.is_empty()) {
-            return Rule { at, live, git: entry.git.clone(), factor: entry.factor, as_in_git: false };
+        // Another Rollout has multiplied it, and our part stands as in Git.
+        if let Some((_, entry)) = theirs.iter().find(|(r, entry)| self.is_written(live, entry, r.pair(), others)) {
+            return known(entry, false);
         }
-        if let Some(entry) = entries.iter().find(|entry| entry.git == live) {
-            return Rule { at, live, git: entry.git.clone(), factor: entry.factor, as_in_git: true };
+        // Put back as it was.
+        if let Some(entry) = mine.iter().copied().chain(theirs.iter().map(|(_, entry)| *entry)).find(|entry| entry.git == live) {
+            return known(entry, true);
         }
-        // Neither: its author wrote it anew. Our own backend in it is what we added, unless Git had it.
-        let had_canary = entries.first().is_none_or(|entry| entry.git.iter().any(|b| names(b, self.namespace, self.pair.canary)));
-        let git: Vec<Value> = live.iter().filter(|b| had_canary || !names(b, self.namespace, self.pair.canary)).cloned().collect();
-        let factor = theirs.map_or_else(|| factor_for(&git, denominator), |entry| entry.factor);
+        // Neither: its author wrote it anew. A canary's backend in it is what was added, unless Git had it.
+        let added = |backend: &Value| {
+            let mut pairs = others.iter().map(Record::pair).chain([us]);
+            let in_git = mine.iter().copied().chain(theirs.iter().map(|(_, e)| *e)).any(|e| e.git.iter().any(|b| same(b, backend)));
+            let recorded = !mine.is_empty() || !theirs.is_empty();
+            recorded && !in_git && pairs.any(|pair| names(backend, self.namespace, pair.canary))
+        };
+        let git: Vec<Value> = live.iter().filter(|backend| !added(backend)).cloned().collect();
+        let factor = factor_for(&git, denominator);
         Rule { at, live, git, factor, as_in_git: true }
     }
 
-    /// Live has Git's backends in Git's order, with their weights multiplied, ours as we wrote them, and canaries after them.
-    fn is_what_we_wrote(&self, live: &[Value], entry: &RuleRecord, others: &[Record]) -> bool {
-        if live.len() < entry.git.len() {
-            return false;
-        }
-        let (kept, added) = live.split_at(entry.git.len());
-        let ours: Vec<u64> = live.iter().filter(|b| self.is_ours(b)).map(weight).collect();
-        let same = |(live, git): (&Value, &Value)| {
-            identity(live) == identity(git) && (self.is_managed(git, others) || weight(live) == weight(git) * entry.factor)
+    /// Live is what an entry's Rollout has written: Git's backends in Git's order with their weights multiplied, its own two as it wrote
+    /// them, other Rollouts' with any weight, and canaries anywhere between them.
+    fn is_written(&self, live: &[Value], entry: &RuleRecord, of: Pair, others: &[Record]) -> bool {
+        let pairs = || others.iter().map(Record::pair).chain([self.pair]);
+        let added = |backend: &Value| {
+            pairs().any(|pair| names(backend, self.namespace, pair.canary)) && !entry.git.iter().any(|git| same(git, backend))
         };
-        ours == entry.wrote && kept.iter().zip(&entry.git).all(same) && added.iter().all(|b| self.is_managed(b, others))
+        let free = |backend: &Value| of.has(backend, self.namespace) || others.iter().any(|r| r.pair().has(backend, self.namespace));
+        let is_kept = |live: &Value, git: &Value| same(live, git) && (free(git) || weight(live) == weight(git) * entry.factor);
+        let mut kept = live.iter().filter(|backend| !added(backend));
+        let wrote = live.iter().filter(|b| of.has(b, self.namespace)).map(weight);
+        entry.git.iter().all(|git| kept.next().is_some_and(|live| is_kept(live, git)))
+            && kept.next().is_none()
+            && wrote.eq(entry.wrote.iter().copied())
     }
 
     /// Whether the spec can be carried out on this route.
     pub fn check(&self) -> Result<(), Invalid> {
         for rule in self.rules(1000) {
+            let wholes = self.split(&rule, Weight::FULL).into_iter().map(|b| b.weight).filter(|whole| *whole > 0);
+            let (least, most) = wholes.fold((MAX_WEIGHT, 0), |(least, most), whole| (least.min(whole), most.max(whole)));
+            if most > MAX_WEIGHT || least < MIN_WHOLE {
+                return Err(invalid(
+                    "spec.traffic.routes",
+                    format!(
+                        "the weights of rule {} of {} are too large to be split: divide them all by the same number",
+                        rule.at, self.view.meta.name
+                    ),
+                ));
+            }
             let added = self.split(&rule, Weight::ZERO).iter().filter(|b| b.live.is_none()).count();
             if rule.live.len() + added > MAX_BACKENDS {
                 return Err(invalid(
@@ -254,7 +282,8 @@ impl<'a> Route<'a> {
             let sum = |name: &str| rule.refs.iter().filter(|b| names(b, self.namespace, name)).map(weight).sum::<u64>();
             Weight::of(sum(self.pair.canary), sum(self.pair.canary) + sum(self.pair.service))
         };
-        self.view.rules.iter().map(share).max().unwrap_or_default()
+        let record = self.record();
+        self.chosen(record.as_ref()).map(|(_, rule)| share(rule)).max().unwrap_or_default()
     }
 
     /// The patch that gives the canary this weight in every rule. `rejected` records an abort in the same write.
@@ -268,8 +297,8 @@ impl<'a> Route<'a> {
             rules: vec![],
             rejected: rejected.map(str::to_owned),
             flux: before.as_ref().map_or(flux_set != Some(keys::FLUX_DISABLED) || others_flux, |r| r.flux),
+            unresolved: before.as_ref().map_or_else(|| self.is_unresolved(), |r| r.unresolved),
         };
-        let others = self.others();
         let mut patch = Guarded::new(Kind::HttpRoute, &self.view.meta);
         for rule in self.rules(denominator) {
             let path = format!("/spec/rules/{}/backendRefs", rule.at);
@@ -280,7 +309,7 @@ impl<'a> Route<'a> {
                 None => patch.test(path.clone(), rule.live.to_vec()),
             };
             if rule.as_in_git {
-                patch = self.multiply_others(patch, &rule, &others, &path);
+                patch = self.multiply_others(patch, &rule, &path);
             }
             let mut placed: Vec<(usize, u64)> = vec![];
             let mut end = rule.live.len();
@@ -319,9 +348,12 @@ impl<'a> Route<'a> {
         patch.annotate(&record_key(self.rollout), text).fenced(what, epoch)
     }
 
-    fn multiply_others(&self, mut patch: Guarded<'a>, rule: &Rule<'a>, others: &[Record], path: &str) -> Guarded<'a> {
-        for (at, backend) in rule.live.iter().enumerate().filter(|(_, b)| !self.is_managed(b, others)) {
-            patch = patch.add(format!("{path}/{at}/weight"), weight(backend) * rule.factor);
+    /// Everybody else's weights in a rule that stands as in Git: other Rollouts' parts, too, go on from there. What Git has not is a canary
+    /// of another Rollout, left over: it gets its traffic back from its own Rollout.
+    fn multiply_others(&self, mut patch: Guarded<'a>, rule: &Rule<'a>, path: &str) -> Guarded<'a> {
+        for (at, backend) in rule.live.iter().enumerate().filter(|(_, b)| !self.is_ours(b)) {
+            let factor = if rule.git.iter().any(|git| same(git, backend)) { rule.factor } else { 0 };
+            patch = patch.add(format!("{path}/{at}/weight"), weight(backend) * factor);
         }
         patch
     }
@@ -352,25 +384,37 @@ impl<'a> Route<'a> {
 
     /// The rule as it stands, with our part as in Git (times the factor that another Rollout still needs).
     fn without_us(&self, rule: &Rule<'a>) -> Vec<Value> {
-        let in_git = |backend: &Value| rule.git.iter().find(|git| identity(git) == identity(backend));
+        let of =
+            |list: &'_ [Value], name: &str| -> Vec<u64> { list.iter().filter(|b| names(b, self.namespace, name)).map(weight).collect() };
+        let mut git_services = of(&rule.git, self.pair.service).into_iter();
+        let mut git_canaries = of(&rule.git, self.pair.canary).into_iter();
         let mut back = vec![];
         for backend in rule.live {
-            match (self.is_ours(backend), in_git(backend)) {
-                (false, _) => back.push(backend.clone()),
-                (true, None) => {}
-                (true, Some(git)) => {
-                    let mut kept = backend.clone();
-                    kept["weight"] = json!(weight(git) * rule.factor);
-                    back.push(kept);
+            let in_git = match self.is_ours(backend) {
+                false => {
+                    back.push(backend.clone());
+                    continue;
                 }
+                true if self.is_service(backend) => git_services.next(),
+                true => git_canaries.next(),
+            };
+            if let Some(weight) = in_git {
+                let mut kept = backend.clone();
+                kept["weight"] = json!(weight * rule.factor);
+                back.push(kept);
             }
         }
         back
     }
 
+    fn is_unresolved(&self) -> bool {
+        self.view.parents.iter().filter_map(|parent| parent.resolved.as_ref()).any(|resolved| !resolved.status)
+    }
+
     /// Every parent that reports has taken up the route as it stands. The error says who has not, or refuses it.
     pub fn accepted(&self) -> Result<(), String> {
         let generation = self.view.meta.generation;
+        let ours = self.record().is_some_and(|record| !record.unresolved);
         for parent in &self.view.parents {
             let Some(accepted) = &parent.accepted else { continue };
             if accepted.observed_generation == 0 {
@@ -382,7 +426,7 @@ impl<'a> Route<'a> {
             if !accepted.status {
                 return Err(format!("{} does not accept {}: {}", parent.name, self.view.meta.name, accepted.message));
             }
-            if let Some(resolved) = parent.resolved.as_ref().filter(|r| !r.status && r.observed_generation >= generation) {
+            if let Some(resolved) = parent.resolved.as_ref().filter(|r| ours && !r.status && r.observed_generation >= generation) {
                 return Err(format!("{} cannot resolve the backends of {}: {}", parent.name, self.view.meta.name, resolved.message));
             }
         }

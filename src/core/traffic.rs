@@ -69,12 +69,14 @@ impl Draft<'_> {
         let obs = self.obs;
         let Some(service) = &obs.service else { return Ok(()) };
         if service.pinned() != Some(stable) {
-            if let Some(foreign) = service.ready_endpoints().find(|e| e.hash.as_deref() != Some(stable) && service.pinned().is_none()) {
+            let is_foreign = |hash: &Option<String>| hash.as_deref().is_none_or(|hash| obs.replica_set(hash).is_none());
+            let begins = service.pinned().is_none() && !self.is_recorded();
+            if let Some(foreign) = service.ready_endpoints().find(|e| begins && is_foreign(&e.hash)) {
                 let message = format!(
                     "ForeignEndpoints: pod {} behind Service {} is not of the stable revision {stable}; waits until it is gone",
                     foreign.pod, service.meta.name
                 );
-                return wait(Waiting::Progress, message);
+                return wait(Waiting::Settling, message);
             }
             self.pin(service, stable);
             return self.settle(canary, Stage::Pinned, Err(format!("pins Service {} to stable", service.meta.name)), 0);
@@ -86,6 +88,10 @@ impl Draft<'_> {
     pub fn ensure_canary_service(&mut self, stable: &str, canary: &str) -> Flow {
         let obs = self.obs;
         let Some(service) = &obs.canary_service else {
+            self.rewind(canary, Stage::CanaryServiceMade);
+            if self.live_weight() > Weight::ZERO {
+                self.set_weight(Weight::ZERO); // somebody has removed it: its share of the requests fails
+            }
             if let (Some(anchor), Some(template)) = (&obs.anchor, &obs.service) {
                 self.act(make_canary_service(self, template, anchor, stable));
             }
@@ -94,7 +100,11 @@ impl Draft<'_> {
         };
         match service.pinned() {
             Some(hash) if hash == canary || hash == stable => {}
+            None if self.is_past(canary, Stage::Selected) && self.live_weight() > Weight::ZERO => {
+                self.pin(service, canary); // somebody has put it back: what it had comes back at once
+            }
             _ => {
+                self.rewind(canary, Stage::CanaryServiceMade);
                 self.pin(service, stable);
                 let message = format!("makes Service {} select the stable pods", service.meta.name);
                 return self.settle(canary, Stage::CanaryServiceMade, Err(message), 0);
@@ -112,7 +122,11 @@ impl Draft<'_> {
         let obs = self.obs;
         let Some(service) = &obs.canary_service else { return Ok(()) };
         if service.pinned() != Some(canary) {
-            self.weight_observed(Weight::ZERO).or_else(|why| wait(Waiting::Progress, why))?;
+            self.rewind(canary, Stage::Selected);
+            self.set_weight(Weight::ZERO);
+            if let Err(why) = self.weight_observed(Weight::ZERO) {
+                return self.settle(canary, Stage::Selected, Err(why), 0);
+            }
             self.pin(service, canary);
             let message = format!("makes Service {} select the canary's pods", service.meta.name);
             return self.settle(canary, Stage::Selected, Err(message), 0);
@@ -121,7 +135,8 @@ impl Draft<'_> {
             true => Ok(()),
             false => Err(format!("waits for the endpoints of Service {}", service.meta.name)),
         };
-        self.settle(canary, Stage::Selected, observed, self.spec.traffic.step_grace_seconds)
+        self.settle(canary, Stage::Selected, observed.clone(), self.spec.traffic.step_grace_seconds)?;
+        observed.or_else(|message| wait(Waiting::Progress, message)) // also those of the pods that a later step needs
     }
 
     /// After a promotion: `service` is pinned to the new version once it gets no traffic, observed and drained, and its endpoints
@@ -129,7 +144,20 @@ impl Draft<'_> {
     pub fn ensure_repinned(&mut self, stable: &str) -> Flow {
         let obs = self.obs;
         let Some(service) = &obs.service else { return Ok(()) };
+        let promoted = obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(stable) && self.live_weight() == Weight::FULL;
         match service.pinned() {
+            // Somebody has put it back (or removed the canary Service): only the stable pods may serve, at once.
+            None if self.is_recorded() => {
+                self.pin(service, stable);
+                match promoted {
+                    true => self.settle(stable, Stage::Repinned, Err("makes the Service select the new version".into()), 0),
+                    false => Ok(()),
+                }
+            }
+            Some(hash) if hash != stable && obs.canary_service.is_none() => {
+                self.pin(service, stable);
+                Ok(())
+            }
             Some(hash) if hash != stable => {
                 // All traffic is on the canary Service, whose pods are the new stable ones.
                 self.set_weight(Weight::FULL);
@@ -139,7 +167,7 @@ impl Draft<'_> {
                 self.pin(service, stable);
                 self.settle(stable, Stage::Repinned, Err(format!("makes Service {} select the new version", service.meta.name)), 0)
             }
-            Some(_) if self.live_weight() == Weight::FULL => {
+            Some(_) if promoted => {
                 let observed = match service.serves_only(stable, self.ready_pods(stable).max(1)) {
                     true => Ok(()),
                     false => Err(format!("waits for the endpoints of Service {}", service.meta.name)),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     draft::{Draft, Flow, Waiting, wait},
-    observed::{Meta, ReplicaSetView, WorkloadView},
+    observed::{Meta, Observed, ReplicaSetView, WorkloadView},
     patch::{self, Action, Guarded, Kind, Write, label},
     revision,
 };
@@ -29,6 +29,11 @@ const MOVED_LABELS: &str = "sluice.dev/moved-labels";
 
 fn record(workload: &WorkloadView) -> Option<Record> {
     serde_json::from_str(workload.meta.annotations.get(keys::WORKLOAD_RECORD)?).ok()
+}
+
+/// What the Deployment had when it was taken over: for a Rollout whose own `replicas` somebody has dropped since.
+pub fn replicas(obs: &Observed) -> Option<i32> {
+    obs.workload.as_ref().and_then(record).map(|record| record.replicas)
 }
 
 /// A Deployment that stays paused because Git owns its `replicas`; why, and what to do.
@@ -65,6 +70,10 @@ impl Draft<'_> {
         }
         if active > 1 {
             return wait(Waiting::Progress, format!("waits until Deployment {name} has ended its own rollout"));
+        }
+        if active == 0 && workload.replicas > 0 && !workload.paused {
+            // Its controller has made one, but we have not seen it yet: zeroed now, the Deployment would stop its pods.
+            return wait(Waiting::Progress, format!("waits to see the ReplicaSet of Deployment {name}"));
         }
         if self.obs.rollout.spec.replicas.is_none() {
             let rollout = &self.obs.rollout.meta;
@@ -142,7 +151,12 @@ impl Draft<'_> {
     pub fn give_back(&mut self, stable: Option<&str>) -> Flow {
         let obs = self.obs;
         let (Some(workload), Some(stable)) = (obs.workload.as_ref().filter(|w| !w.meta.deleting), stable) else { return Ok(()) };
-        let Some(record) = record(workload) else { return Ok(()) };
+        let record = match record(workload) {
+            Some(record) => record,
+            None if obs.revisions().next().is_none() => return Ok(()),
+            // Somebody has removed the record, but its pods are still ours.
+            None => Record { rollout: obs.rollout.meta.name.clone(), replicas: self.replicas, paused: false, taken: true },
+        };
         let name = &workload.meta.name;
         let message = format!("gives Deployment {name} back");
         let patch = || Guarded::new(Kind::Deployment, &workload.meta);

@@ -93,7 +93,9 @@ impl Index {
         let mut keys = self.concerned(kind, &namespace, &name);
         self.store(kind, &namespace, &name, (change == Change::Applied).then_some(object));
         keys.append(&mut self.concerned(kind, &namespace, &name));
-        if change == Change::Deleted {
+        // Where we write, an answer to us may still come, older than the deletion.
+        let written = !matches!(kind, Watched::Pod | Watched::EndpointSlice);
+        if change == Change::Deleted && !written {
             self.versions.remove(&(kind, namespace, name));
         }
         keys
