@@ -5,6 +5,8 @@ pub mod api;
 pub mod cli;
 pub mod controller;
 pub mod core;
+#[cfg(feature = "sim")]
+pub mod demo;
 pub mod lease;
 pub mod metrics;
 pub mod notify;

@@ -26,6 +26,13 @@ struct Cli {
 enum Command {
     /// Run the controller.
     Run(Run),
+    /// Show what Sluice does: a rollout and an abort on an embedded cluster, with real HTTP traffic, in under a minute.
+    #[cfg(feature = "sim")]
+    Demo {
+        /// Leave the cluster running until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Print the CustomResourceDefinitions as YAML, or write one file for each.
     Crds(Crds),
 }
@@ -68,6 +75,8 @@ enum LogFormat {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(options) => run(options),
+        #[cfg(feature = "sim")]
+        Command::Demo { keep } => demo(keep),
         Command::Crds(options) => crds(&options.out),
     }
 }
@@ -89,9 +98,7 @@ fn crds(directories: &[PathBuf]) -> anyhow::Result<()> {
 #[tokio::main]
 async fn run(options: Run) -> anyhow::Result<()> {
     log_to_stderr(options.log_format);
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        tracing::debug!("a TLS provider is installed already");
-    }
+    install_tls();
     let config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
     let client = kube::Client::try_from(config).context("the cluster's configuration cannot be used")?;
     let world = World::default();
@@ -123,6 +130,22 @@ async fn run(options: Run) -> anyhow::Result<()> {
         elector.await.context("the elector ended")?;
     }
     Ok(())
+}
+
+fn install_tls() {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider is installed already");
+    }
+}
+
+#[cfg(feature = "sim")]
+#[tokio::main]
+async fn demo(keep: bool) -> anyhow::Result<()> {
+    if std::env::var_os("RUST_LOG").is_some() {
+        log_to_stderr(LogFormat::Text);
+    }
+    install_tls();
+    sluice::demo::run(keep).await
 }
 
 /// Unique for each process: a container that is restarted in the same pod is another candidate.
