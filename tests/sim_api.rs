@@ -374,3 +374,30 @@ async fn propagation_is_noted_as_a_finalizer() {
     let marked = deployments.delete("d", &params).await.unwrap().left().unwrap();
     assert_eq!(marked.finalizers(), ["orphan"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn strict_writes_name_the_fields_that_nobody_knows() {
+    let (_cluster, widgets) = widgets().await;
+    widgets.create(&PostParams::default(), &widget(json!({}))).await.unwrap();
+    let strict = PatchParams { field_validation: Some(kube::api::ValidationDirective::Strict), ..PatchParams::default() };
+    let patch = Patch::Merge(json!({"spec": {"replica": 3}}));
+    let (code, _, message) = refused(widgets.patch("w", &strict, &patch).await);
+    assert_eq!(code, 400);
+    assert!(message.contains("unknown field \"spec.replica\""), "{message}");
+    assert!(widgets.patch("w", &PatchParams::default(), &patch).await.is_ok(), "else they are dropped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_shown_by_both_apis() {
+    let (_cluster, client) = cluster();
+    let events = Api::<k8s_openapi::api::events::v1::Event>::default_namespaced(client.clone());
+    let event = json!({"metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Roll", "type": "Normal",
+        "reason": "Rolled", "note": "all is well", "reportingController": "sluice", "reportingInstance": "0",
+        "regarding": {"kind": "Pod", "name": "p"}});
+    events.create(&PostParams::default(), &serde_json::from_value(event).unwrap()).await.unwrap();
+    let core = Api::<k8s_openapi::api::core::v1::Event>::default_namespaced(client);
+    let about = |name: &str| ListParams::default().fields(&format!("involvedObject.name={name}"));
+    let found = core.list(&about("p")).await.unwrap();
+    assert_eq!(found.items[0].message.as_deref(), Some("all is well"));
+    assert!(core.list(&about("q")).await.unwrap().items.is_empty());
+}

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::Value;
 
-use super::gateway;
 use super::schema::Schema;
+use super::{events, gateway};
 
 /// Where a kind's scale subresource finds its numbers, as paths of field names.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +56,16 @@ impl Kind {
 
     pub fn version(&self) -> &str {
         self.api_version.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Under which kind its objects are stored: core Events are a second face of `events.k8s.io`.
+    pub fn stored_id(&self) -> &str {
+        if &*self.id == events::CORE { events::STORED } else { &self.id }
+    }
+
+    /// A stored object as this kind shows it.
+    pub fn shown(&self, object: &Arc<Value>) -> Arc<Value> {
+        if &*self.id == events::CORE { Arc::new(events::to_core(object)) } else { object.clone() }
     }
 
     /// As messages name the resource: `deployments.apps`.

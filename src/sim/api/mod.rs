@@ -10,6 +10,7 @@ mod defaults;
 mod delete;
 mod discovery;
 mod error;
+mod events;
 mod fields;
 mod gateway;
 mod ident;
@@ -207,10 +208,10 @@ impl ApiServer {
         let part = Part::parse(&kind, target.subresource.as_deref())?;
         match method {
             "GET" => {
-                let live = self.store.get(&kind.id, &key).ok_or_else(|| ApiError::not_found(&kind, name))?;
+                let live = self.store.get(kind.stored_id(), &key).ok_or_else(|| ApiError::not_found(&kind, name))?;
                 match part {
                     Part::Scale => Ok((200, scale::of(&kind, live)?)),
-                    _ => Ok((200, view.one(&kind, live, now))),
+                    _ => Ok((200, view.one(&kind, &kind.shown(live), now))),
                 }
             }
             "PUT" => self.put(&kind, &key, part, request.body.clone(), &caller).map(|o| (200, view.or_scale(&kind, &o, part, now))),
@@ -240,7 +241,8 @@ impl ApiServer {
                 return Err(ApiError::from_the_future(asked, revision));
             }
         }
-        let objects: Vec<&Arc<Value>> = self.list(&kind.id).filter(|o| scope.contains(o)).collect();
+        let objects = self.list(kind.stored_id()).map(|o| kind.shown(o)).filter(|o| scope.contains(o));
+        let objects: Vec<Arc<Value>> = objects.collect();
         Ok(view.many(kind, &objects, revision, now))
     }
 }

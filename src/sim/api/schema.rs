@@ -117,12 +117,7 @@ impl Schema {
     pub fn prune(&self, value: &mut Value) {
         match value {
             Value::Object(map) => {
-                let described = |k: &String| {
-                    self.properties.contains_key(k) || (self.embedded && matches!(k.as_str(), "apiVersion" | "kind" | "metadata"))
-                };
-                if self.additional.is_none() && !self.keep_unknown && self.shape != Shape::Any {
-                    map.retain(|k, _| described(k));
-                }
+                map.retain(|k, _| !self.drops(k));
                 for (k, v) in map.iter_mut() {
                     if let Some(schema) = self.field(k) {
                         schema.prune(v);
@@ -136,6 +131,42 @@ impl Schema {
             }
             _ => {}
         }
+    }
+
+    /// The paths of what [`Schema::prune`] would drop.
+    pub fn unknown(&self, value: &Value) -> Vec<String> {
+        let mut out = Vec::new();
+        self.collect_unknown(value, "", &mut out);
+        out
+    }
+
+    fn collect_unknown(&self, value: &Value, path: &str, out: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (k, v) in map {
+                    let at = if path.is_empty() { k.clone() } else { format!("{path}.{k}") };
+                    match self.field(k) {
+                        Some(schema) => schema.collect_unknown(v, &at, out),
+                        None if self.drops(k) => out.push(at),
+                        None => {}
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for (i, v) in items.iter().enumerate() {
+                    if let Some(schema) = &self.items {
+                        schema.collect_unknown(v, &format!("{path}[{i}]"), out);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a field that has no schema of its own is dropped.
+    fn drops(&self, field: &str) -> bool {
+        let embedded = self.embedded && matches!(field, "apiVersion" | "kind" | "metadata");
+        !embedded && self.shape != Shape::Any && !self.keep_unknown && self.additional.is_none() && !self.properties.contains_key(field)
     }
 
     /// Fills in defaults below the fields that are present.

@@ -49,7 +49,7 @@ impl View {
         }
     }
 
-    pub fn many(self, kind: &Kind, objects: &[&Arc<Value>], revision: u64, now: Timestamp) -> Value {
+    pub fn many(self, kind: &Kind, objects: &[Arc<Value>], revision: u64, now: Timestamp) -> Value {
         let metadata = json!({"resourceVersion": revision.to_string()});
         match self {
             Self::Whole => {

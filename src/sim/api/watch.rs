@@ -86,9 +86,9 @@ impl ApiServer {
         let mut watch = Watch { scope, revision: asked, initial: Vec::new(), bookmarks, bookmarked: current, ended: false };
         if start_with_state {
             watch.revision = current;
-            let objects = self.store.list(&watch.scope.kind.id).map(|(_, o)| o);
+            let objects = self.store.list(watch.scope.kind.stored_id()).map(|(_, o)| watch.scope.kind.shown(o));
             let objects = objects.filter(|o| watch.scope.contains(o));
-            watch.initial = objects.map(|o| Notice { kind: "ADDED", object: o.clone() }).collect();
+            watch.initial = objects.map(|object| Notice { kind: "ADDED", object }).collect();
             if streaming && bookmarks {
                 let mut mark = bookmark(&watch.scope.kind, current);
                 mark["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
@@ -112,7 +112,7 @@ impl ApiServer {
             watch.ended = true;
             return out;
         }
-        for event in self.store.since(watch.revision).filter(|e| e.kind == watch.scope.kind.id) {
+        for event in self.store.since(watch.revision).filter(|e| &*e.kind == watch.scope.kind.stored_id()) {
             out.extend(notice(&watch.scope, event));
         }
         watch.revision = self.store.revision();
@@ -143,15 +143,16 @@ fn bookmark(kind: &Kind, revision: u64) -> Value {
 
 /// A write as one watch sees it: an object that comes to match was added, one that ceases to was deleted.
 fn notice(scope: &Scope, event: &Event) -> Option<Notice> {
-    let now = event.change != Change::Deleted && scope.contains(&event.object);
-    let before = event.before.as_ref().filter(|b| scope.contains(b));
+    let object = scope.kind.shown(&event.object);
+    let now = event.change != Change::Deleted && scope.contains(&object);
+    let before = event.before.as_ref().map(|b| scope.kind.shown(b)).filter(|b| scope.contains(b));
     match (before, now) {
-        (None, true) => Some(Notice { kind: "ADDED", object: event.object.clone() }),
-        (Some(_), true) => Some(Notice { kind: "MODIFIED", object: event.object.clone() }),
-        (Some(_), false) if event.change == Change::Deleted => Some(Notice { kind: "DELETED", object: event.object.clone() }),
+        (None, true) => Some(Notice { kind: "ADDED", object }),
+        (Some(_), true) => Some(Notice { kind: "MODIFIED", object }),
+        (Some(_), false) if event.change == Change::Deleted => Some(Notice { kind: "DELETED", object }),
         // No longer selected: the last state that was, at the revision of the change.
         (Some(before), false) => {
-            let mut last = (**before).clone();
+            let mut last = (*before).clone();
             last["metadata"]["resourceVersion"] = event.revision.to_string().into();
             Some(Notice { kind: "DELETED", object: Arc::new(last) })
         }

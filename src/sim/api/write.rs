@@ -11,7 +11,7 @@ use super::kinds::Kind;
 use super::managed::{self, Manager, seconds};
 use super::path::Query;
 use super::store::{Change, ObjectKey, Write};
-use super::{ApiServer, Request, normalize, patch, rules, scale};
+use super::{ApiServer, Request, events, normalize, patch, rules, scale};
 
 pub(super) const CRDS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
@@ -21,12 +21,14 @@ pub struct Caller {
     pub actor: String,
     pub manager: String,
     pub dry_run: bool,
+    /// Fields that the schema does not know are refused, not dropped.
+    pub strict: bool,
     pub now: Timestamp,
 }
 
 impl Caller {
     pub fn new(actor: &str, now: Timestamp) -> Self {
-        Self { actor: actor.to_owned(), manager: actor.to_owned(), dry_run: false, now }
+        Self { actor: actor.to_owned(), manager: actor.to_owned(), dry_run: false, strict: false, now }
     }
 
     pub(super) fn of(request: &Request, query: &Query, now: Timestamp) -> Result<Self, ApiError> {
@@ -35,7 +37,13 @@ impl Caller {
             return Err(ApiError::bad_request("dryRun: Unsupported value: supported values: \"All\""));
         }
         let manager = query.get("fieldManager").unwrap_or(&request.actor).to_owned();
-        Ok(Self { actor: request.actor.clone(), manager, dry_run: dry_run.is_some(), now })
+        Ok(Self {
+            actor: request.actor.clone(),
+            manager,
+            dry_run: dry_run.is_some(),
+            strict: query.get("fieldValidation") == Some("Strict"),
+            now,
+        })
     }
 }
 
@@ -77,6 +85,10 @@ impl Part {
 impl ApiServer {
     /// Creates an object.
     pub fn create(&mut self, kind: &str, namespace: Option<&str>, mut object: Value, caller: &Caller) -> Result<Arc<Value>, ApiError> {
+        if kind == events::CORE {
+            let stored = self.create(events::STORED, namespace, events::to_stored(&object), caller)?;
+            return Ok(Arc::new(events::to_core(&stored)));
+        }
         let kind = self.kind(kind)?.clone();
         let key = self.identify(&kind, namespace, &mut object, caller.now)?;
         self.check_namespace(&kind, &key)?;
@@ -85,6 +97,7 @@ impl ApiServer {
         {
             map.remove("status");
         }
+        refuse_unknown(&kind, &object, caller)?;
         normalize::for_create(&kind, &mut object)?;
         self.check(&kind, &key, None, &object)?;
         if !object["metadata"]["managedFields"].is_array() {
@@ -223,6 +236,11 @@ impl ApiServer {
         if config["metadata"]["managedFields"].is_array() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
+        if let Some(field) = kind.schema.unknown(&config).first() {
+            let message =
+                format!("failed to create typed patch object ({}/{}; {}): .{field}: field not declared in schema", key.0, key.1, kind.kind);
+            return Err(ApiError { code: 500, reason: "InternalError", message, details: json!({}) });
+        }
         let live = self.store.get(&kind.id, key).cloned();
         let asked = config["metadata"]["resourceVersion"].as_str().map(str::to_owned);
         if let (Some(asked), Some(live)) = (&asked, &live)
@@ -257,6 +275,7 @@ impl ApiServer {
         proposed: Value,
     ) -> Result<Arc<Value>, ApiError> {
         let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
+        refuse_unknown(kind, &proposed, caller)?;
         let mut object = self.next_state(kind, key, part, &live, proposed)?;
         let manager = manager(kind, caller, part, false);
         managed::note_update(&kind.schema, Some(&live), &mut object, &manager, caller.now);
@@ -366,6 +385,22 @@ impl ApiServer {
         Arc::make_mut(&mut self.kinds).install(custom);
         Ok(())
     }
+}
+
+fn refuse_unknown(kind: &Kind, object: &Value, caller: &Caller) -> Result<(), ApiError> {
+    let unknown = if caller.strict { kind.schema.unknown(object) } else { Vec::new() };
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = unknown.iter().map(|f| format!("unknown field {f:?}")).collect();
+    let message = format!(
+        "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+        kind.kind,
+        kind.version(),
+        kind.kind,
+        named.join(", ")
+    );
+    Err(ApiError::bad_request(message))
 }
 
 fn manager(kind: &Kind, caller: &Caller, part: Part, applies: bool) -> Manager {

@@ -91,8 +91,10 @@ impl<T: PartialEq + Clone> Pipeline<T> {
         if *latest != wanted {
             self.underway.push_back((after(now, lag), wanted));
         }
-        while let Some((_, arrived)) = self.underway.pop_front_if(|(at, _)| *at <= now) {
-            *current = arrived;
+        while self.underway.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, arrived)) = self.underway.pop_front() {
+                *current = arrived;
+            }
         }
         self.underway.front().map(|(at, _)| *at)
     }
