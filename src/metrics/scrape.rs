@@ -1,6 +1,9 @@
 //! Counters straight from whoever counts: two readings, and what lies between them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use futures::future::try_join_all;
 use jiff::SignedDuration;
@@ -61,7 +64,7 @@ impl Target {
             ))
         })?;
         let path = path.or(pod.path.as_deref()).unwrap_or("/metrics");
-        let url = format!("http://{}{}{path}", std::net::SocketAddr::new(pod.ip, port), if path.starts_with('/') { "" } else { "/" });
+        let url = format!("http://{}{}{path}", SocketAddr::new(pod.ip, port), if path.starts_with('/') { "" } else { "/" });
         let url = url.parse().map_err(|error| ErrorKind::Invalid.error(format!("pod {}: {path:?} is not a path: {error}", pod.name)))?;
         Ok(Self { name: pod.name.clone(), url, host: None })
     }
@@ -75,28 +78,32 @@ pub async fn resolve(url: &str, allow: &Allow, timeout: SignedDuration) -> Resul
     let port = url.port_or_known_default().unwrap_or(80);
     let single = Target { name: format!("{host}:{port}"), url: url.clone(), host: None };
     // Certificates are for names: over https a name is one source.
-    if url.scheme() != "http" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok() {
+    if url.scheme() != "http" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
         return Ok(vec![single]);
     }
     let limit = std::time::Duration::try_from(timeout).unwrap_or_default();
     let found = tokio::time::timeout(limit, lookup(&host, allow)).await;
     let found = found.map_err(|_| ErrorKind::Timeout.error(format!("the name {host} was not resolved within {timeout:#}")))?;
-    let mut addresses = found.map_err(|error| match error.downcast_ref::<Forbidden>() {
+    let addresses = found.map_err(|error| match error.downcast_ref::<Forbidden>() {
         Some(forbidden) => ErrorKind::Forbidden.error(format!("{host}: {forbidden}")),
         None => ErrorKind::Unreachable.error(format!("the name {host} cannot be resolved: {error}")),
     })?;
-    // A process with two addresses counts once.
-    let four = addresses.iter().any(|address| address.is_ipv4());
-    addresses.retain(|address| address.is_ipv4() == four);
-    addresses.sort();
-    addresses.dedup();
     let authority = url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
     let target = |address| {
         let mut url = url.clone();
         url.set_ip_host(address).map_err(|()| bad("it cannot have an address".to_owned()))?;
-        Ok(Target { name: std::net::SocketAddr::new(address, port).to_string(), url, host: Some(authority.clone()) })
+        Ok(Target { name: SocketAddr::new(address, port).to_string(), url, host: Some(authority.clone()) })
     };
-    addresses.into_iter().map(target).collect()
+    one_family(addresses).into_iter().map(target).collect()
+}
+
+/// Each address once, and only those of one family: a process with an IPv4 and an IPv6 address counts once.
+fn one_family(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let four = addresses.iter().any(IpAddr::is_ipv4);
+    addresses.retain(|address| address.is_ipv4() == four);
+    addresses.sort();
+    addresses.dedup();
+    addresses
 }
 
 /// Reads all sources; one that cannot be read makes the whole measurement an error, because what it would say is not known.

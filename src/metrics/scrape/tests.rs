@@ -65,6 +65,13 @@ fn what_cannot_be_trusted_is_an_error() {
     assert!(buckets.find(&many, false).unwrap_err().message.contains("more than 200 buckets"));
 }
 
+#[test]
+fn a_process_with_two_addresses_counts_once() {
+    let addresses = |all: &[&str]| all.iter().map(|address| address.parse().unwrap()).collect::<Vec<IpAddr>>();
+    assert_eq!(one_family(addresses(&["fd12::1", "10.0.0.2", "10.0.0.1", "10.0.0.2"])), addresses(&["10.0.0.1", "10.0.0.2"]));
+    assert_eq!(one_family(addresses(&["fd12::2", "fd12::1"])), addresses(&["fd12::1", "fd12::2"]));
+}
+
 proptest! {
     /// However pods restart, come and go: what is counted is what was served since the last reading, by those that still are there.
     #[test]
