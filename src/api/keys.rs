@@ -30,8 +30,8 @@ pub const SERVICE_RECORD: &str = "sluice.dev/service-record";
 /// Annotation on a Deployment that is taken over: its `replicas` and `paused` from before.
 pub const WORKLOAD_RECORD: &str = "sluice.dev/workload-record";
 
-/// Prefix under which a taken ReplicaSet keeps the metadata labels that would make its Deployment adopt it again.
-pub const MOVED_LABEL_PREFIX: &str = "moved.sluice.dev/";
+/// Annotation on a ReplicaSet that was taken over: the metadata labels by which its Deployment would adopt it again.
+pub const MOVED_LABELS: &str = "sluice.dev/moved-labels";
 
 /// Flux's own annotation: while it stands on a live object, Flux leaves that object alone.
 pub const FLUX_RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";

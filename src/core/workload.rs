@@ -24,9 +24,6 @@ struct Record {
     taken: bool,
 }
 
-/// Annotation on a ReplicaSet that was taken: the metadata labels that would make its Deployment adopt it again.
-const MOVED_LABELS: &str = "sluice.dev/moved-labels";
-
 fn record(workload: &WorkloadView) -> Option<Record> {
     serde_json::from_str(workload.meta.annotations.get(keys::WORKLOAD_RECORD)?).ok()
 }
@@ -223,7 +220,7 @@ fn take(draft: &Draft, rs: &ReplicaSetView, anchor: &Meta, workload: &WorkloadVi
     for key in moved.keys() {
         patch = patch.remove(label(key));
     }
-    patch = patch.annotate(MOVED_LABELS, Value::Object(moved).to_string());
+    patch = patch.annotate(keys::MOVED_LABELS, Value::Object(moved).to_string());
     if serving {
         patch = patch.annotate(keys::STABLE, revision::next_stable_number(draft.obs).to_string());
     }
@@ -234,7 +231,7 @@ fn take(draft: &Draft, rs: &ReplicaSetView, anchor: &Meta, workload: &WorkloadVi
 fn release(draft: &Draft, rs: &ReplicaSetView) -> Action {
     let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta).unchanged().remove("/metadata/ownerReferences");
     let moved: Option<serde_json::Map<String, Value>> =
-        rs.meta.annotations.get(MOVED_LABELS).and_then(|text| serde_json::from_str(text).ok());
+        rs.meta.annotations.get(keys::MOVED_LABELS).and_then(|text| serde_json::from_str(text).ok());
     // One that we made never had them; the Deployment finds it by the selector's labels all the same.
     let labels = moved.unwrap_or_else(|| {
         let selector = revision::selector(draft.obs).unwrap_or_default();
@@ -246,7 +243,7 @@ fn release(draft: &Draft, rs: &ReplicaSetView) -> Action {
     if rs.meta.labels.contains_key(keys::ROLLOUT) {
         patch = patch.remove(label(keys::ROLLOUT));
     }
-    for key in [MOVED_LABELS, keys::TEMPLATE, keys::STABLE, keys::REJECTED] {
+    for key in [keys::MOVED_LABELS, keys::TEMPLATE, keys::STABLE, keys::REJECTED] {
         patch = patch.unannotate(key);
     }
     patch.unfenced(format!("give ReplicaSet {} back", rs.meta.name))
