@@ -119,6 +119,12 @@ impl Shop {
         self.rollout()["status"]["weights"]["observed"].as_f64().unwrap_or(0.0)
     }
 
+    /// What the events of a reason say.
+    fn events(&self, reason: &str) -> Vec<String> {
+        let all = self.cluster.list("events.events.k8s.io", NAMESPACE);
+        all.iter().filter(|e| e["reason"] == reason).filter_map(|e| Some(e["note"].as_str()?.to_owned())).collect()
+    }
+
     async fn deploy(&self, image: &str) {
         let container =
             self.cluster.get("deployments.apps", NAMESPACE, "api").unwrap()["spec"]["template"]["spec"]["containers"][0]["name"].clone();
@@ -184,6 +190,10 @@ async fn a_good_version_is_promoted_and_leaves_route_and_service_as_they_were() 
     .await;
     weights.retain(|w| *w > 0.0);
     assert_eq!(weights, [5.0, 25.0, 50.0, 100.0]);
+    for weight in weights {
+        let note = format!("the canary gets {weight} % of the traffic");
+        shop.until(&format!("an event says that {note}"), |s| s.events("WeightObserved").contains(&note)).await;
+    }
     assert_eq!(as_applied(shop.route()), route);
     assert_eq!(as_applied(shop.cluster.get("services", NAMESPACE, "api").unwrap()), service);
     assert_eq!(shop.cluster.get("services", NAMESPACE, "api-canary"), None);

@@ -9,10 +9,7 @@ fn read(path: &str) -> String {
 
 /// Values of the string constants in a source text.
 fn constants(source: &str) -> Vec<&str> {
-    source
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": &str = \"")?.1.strip_suffix("\";"))
-        .collect()
+    source.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": &str = \"")?.1.strip_suffix("\";")).collect()
 }
 
 fn undocumented<'a>(words: &[&'a str], section: &str) -> Vec<&'a str> {

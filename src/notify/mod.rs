@@ -10,44 +10,50 @@ use crate::core::{observed::RolloutView, report};
 
 #[derive(Clone)]
 pub struct Notifier {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
+    /// Counts an event that is repeated within minutes, and keeps the words of the first.
+    counting: Recorder,
 }
 
 impl Notifier {
     pub fn new(client: Client) -> Self {
         let reporter = Reporter { controller: "sluice.dev/controller".to_owned(), instance: std::env::var("POD_NAME").ok() };
-        Self { recorder: Recorder::new(client, reporter) }
+        Self { counting: Recorder::new(client.clone(), reporter.clone()), client, reporter }
     }
 
+    /// Each says something of its own, such as the next weight: none is counted as another one again.
     pub async fn publish(&self, rollout: &RolloutView, events: &[report::Event]) {
         for event in events {
-            self.send(rollout, event.reason, event.warning, event.note.clone()).await;
+            let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+            send(&recorder, rollout, event).await;
         }
     }
 
     /// A write that the API server refused: people must know, and may be able to mend it.
     pub async fn refused(&self, rollout: &RolloutView, what: &str, message: &str) {
-        self.send(rollout, report::event::WRITE_REFUSED, true, format!("could not {what}: {message}")).await;
+        let event = report::Event { reason: report::event::WRITE_REFUSED, warning: true, note: format!("could not {what}: {message}") };
+        send(&self.counting, rollout, &event).await;
     }
+}
 
-    async fn send(&self, rollout: &RolloutView, reason: &str, warning: bool, note: String) {
-        let event = Event {
-            type_: if warning { EventType::Warning } else { EventType::Normal },
-            reason: reason.to_owned(),
-            note: Some(note.chars().take(1000).collect()),
-            action: reason.to_owned(),
-            secondary: None,
-        };
-        let about = ObjectReference {
-            api_version: Some("sluice.dev/v1alpha1".to_owned()),
-            kind: Some("Rollout".to_owned()),
-            name: Some(rollout.meta.name.clone()),
-            namespace: Some(rollout.namespace.clone()),
-            uid: Some(rollout.meta.uid.clone()),
-            ..ObjectReference::default()
-        };
-        if let Err(error) = self.recorder.publish(&event, &about).await {
-            tracing::warn!(%error, reason, rollout = rollout.meta.name, "an event could not be written");
-        }
+async fn send(recorder: &Recorder, rollout: &RolloutView, event: &report::Event) {
+    let published = Event {
+        type_: if event.warning { EventType::Warning } else { EventType::Normal },
+        reason: event.reason.to_owned(),
+        note: Some(event.note.chars().take(1000).collect()),
+        action: event.reason.to_owned(),
+        secondary: None,
+    };
+    let about = ObjectReference {
+        api_version: Some("sluice.dev/v1alpha1".to_owned()),
+        kind: Some("Rollout".to_owned()),
+        name: Some(rollout.meta.name.clone()),
+        namespace: Some(rollout.namespace.clone()),
+        uid: Some(rollout.meta.uid.clone()),
+        ..ObjectReference::default()
+    };
+    if let Err(error) = recorder.publish(&published, &about).await {
+        tracing::warn!(%error, reason = event.reason, rollout = rollout.meta.name, "an event could not be written");
     }
 }
