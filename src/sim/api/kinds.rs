@@ -1,7 +1,7 @@
 //! The resources that are served: built-in ones by a table, others by their CustomResourceDefinition.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::Value;
@@ -167,8 +167,13 @@ impl Kinds {
         self.0.remove(id);
     }
 
-    /// The built-in kinds and the Gateway API's.
-    pub fn standard() -> Self {
+    /// The built-in kinds and the Gateway API's. They are constant, and worked out once.
+    pub fn standard() -> Arc<Self> {
+        static STANDARD: LazyLock<Arc<Kinds>> = LazyLock::new(|| Arc::new(Kinds::work_out()));
+        STANDARD.clone()
+    }
+
+    fn work_out() -> Self {
         let mut kinds = Self(BTreeMap::new());
         for kind in built_in() {
             kinds.install(kind);

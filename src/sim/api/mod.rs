@@ -102,7 +102,7 @@ impl ApiServer {
     /// The seed decides every uid and generated name.
     pub fn new(seed: u64, now: Timestamp) -> Self {
         let mut server = Self {
-            kinds: Arc::new(Kinds::standard()),
+            kinds: Kinds::standard(),
             store: store::Store::default(),
             ids: ident::Ids::new(seed),
             cel: Arc::new(kube_cel::Validator::new()),
