@@ -137,6 +137,9 @@ pub struct CanaryState {
     pub revision: String,
     /// When the rollout began.
     pub started_at: MicroTime,
+    /// Tells the steps that it follows from others: edited ones are noticed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub steps: String,
     /// Pods that were wanted when it began: stable keeps at least so many until it ends.
     pub stable_replicas: i32,
     /// When the present weight was first observed on all routes.
@@ -158,6 +161,7 @@ impl CanaryState {
         Self {
             revision: revision.to_owned(),
             started_at,
+            steps: String::new(),
             stable_replicas,
             weight_observed_at: None,
             promote_full: false,

@@ -28,6 +28,8 @@ pub struct Event {
 pub mod event {
     /// A new template begins its rollout.
     pub const STARTED: &str = "RolloutStarted";
+    /// The steps were edited in the middle of a rollout: it goes on from another one.
+    pub const STEPS_EDITED: &str = "StepsEdited";
     /// The canary's weight was observed on all routes.
     pub const WEIGHT_OBSERVED: &str = "WeightObserved";
     /// A hold or a pause that a person ends.
@@ -246,6 +248,13 @@ pub fn events(before: &RolloutStatus, after: &RolloutStatus, obs: &Observed, now
             false,
             format!("rolls out revision {} over {}", canary.revision, after.stable_revision.as_deref().unwrap_or("nothing")),
         );
+    }
+    if let (Some(canary), Some(step)) = (&after.canary, &after.current_step) {
+        let edited =
+            before.canary.as_ref().is_some_and(|b| b.revision == canary.revision && !b.steps.is_empty() && b.steps != canary.steps);
+        if edited {
+            add(event::STEPS_EDITED, false, format!("the steps were edited: goes on from step {}", step.index + 1));
+        }
     }
     let observed = |s: &RolloutStatus| s.weights.as_ref().and_then(|w| w.observed);
     if let Some(weight) = observed(after).filter(|w| observed(before) != Some(*w)) {

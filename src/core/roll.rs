@@ -22,6 +22,7 @@ impl Draft<'_> {
     /// One look at a rollout of `canary` over `stable`.
     pub fn roll(&mut self, stable: &str, canary: &str) -> Flow {
         self.begin(stable, canary);
+        self.follow_edits();
         self.clear_rejections(canary);
         self.end_runs(false);
         self.hold_if_inconclusive();
@@ -53,6 +54,19 @@ impl Draft<'_> {
         self.status.transition = None;
         self.status.canary = Some(CanaryState::new(canary, self.time(), self.replicas));
         self.status.current_step = Some(CurrentStep { index: 0, started_at: self.time() });
+    }
+
+    /// Steps that were edited in the middle: the rollout goes on from the first whose weight is not below the present one.
+    fn follow_edits(&mut self) {
+        let (present, all, live) = (self.spec.steps_digest(), self.spec.steps.len(), self.live_weight());
+        let Some(state) = &mut self.status.canary else { return };
+        let before = std::mem::replace(&mut state.steps, present.clone());
+        if before.is_empty() || before == present || state.promote_full {
+            return;
+        }
+        let index = (0..all).find(|index| self.spec.weight_at(*index).0 >= live).unwrap_or(all);
+        self.status.current_step = Some(CurrentStep { index: i32::try_from(index).unwrap_or(i32::MAX), started_at: self.time() });
+        self.status.transition = None;
     }
 
     pub fn is_rejected(&self, revision: &str) -> bool {

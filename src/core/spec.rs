@@ -1,6 +1,7 @@
 //! Parse, don't validate: what a Rollout asks for, as types that cannot be wrong.
 
 use jiff::SignedDuration;
+use sha2::{Digest, Sha256};
 
 use super::observed::Observed;
 use crate::api::rollout::{RolloutSpec, StepAnalysis, Traffic};
@@ -158,6 +159,12 @@ impl Spec {
             _ => None,
         });
         set.unwrap_or((Weight::ZERO, 0))
+    }
+
+    /// Tells one list of steps from another.
+    pub fn steps_digest(&self) -> String {
+        let text = format!("{:?}", self.steps);
+        Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// How long weights may have to be written as (so that every step is exact): parts of a whole.
