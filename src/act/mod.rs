@@ -12,14 +12,11 @@ use serde_json::{Value, json};
 use crate::{
     core::{
         observed::{DryRun, Meta},
-        patch::{Action, Kind, Write},
+        patch::{Action, Kind, MANAGER, Write},
     },
     lease::Claim,
     world::{Watched, World},
 };
-
-/// The name under which managed fields record our writes.
-pub const MANAGER: &str = "sluice";
 
 /// Time for one request.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -2,8 +2,8 @@
 
 use super::{
     draft::{Draft, Flow, Stage, Waiting, wait},
-    observed::ReplicaSetView,
-    patch::{self, Guarded, Kind},
+    observed::{Meta, ReplicaSetView, ServiceView},
+    patch::{self, Guarded, Kind, MANAGER},
     revision::{self, Resolved},
     spec::Weight,
 };
@@ -106,6 +106,9 @@ impl Draft<'_> {
         self.restore_services();
         self.scale(stable, self.replicas);
         self.forget_fences();
+        if self.actions.is_empty() {
+            self.give_up_fields();
+        }
         match self.actions.is_empty() {
             true => self.at_rest(),
             false => return wait(Waiting::Progress, "puts Services and ReplicaSets back as they were"),
@@ -194,6 +197,24 @@ impl Draft<'_> {
             return wait(Waiting::Settling, format!("waits for {left} old pods to stop"));
         }
         Ok(())
+    }
+
+    /// At rest nothing of the user's objects is recorded as managed by us, so that no later apply of theirs conflicts. A write of its
+    /// own: one that changes anything else would be recorded again.
+    fn give_up_fields(&mut self) {
+        let obs = self.obs;
+        let ours = |s: &Option<ServiceView>| s.as_ref().filter(|s| !s.ours).map(|s| s.meta.clone());
+        let services = [ours(&obs.service), ours(&obs.canary_service)].into_iter().flatten().map(|meta| (Kind::Service, meta));
+        let workload = obs.workload.iter().map(|w| (Kind::Deployment, w.meta.clone()));
+        let recorded = |meta: &Meta| meta.annotations.keys().any(|key| key.starts_with(keys::ROUTE_RECORD_PREFIX));
+        let routes = obs.routes.iter().filter(|r| !recorded(&r.meta)).map(|r| (Kind::HttpRoute, r.meta.clone()));
+        for (kind, meta) in services.chain(workload).chain(routes).filter(|(_, meta)| !meta.managed_by_us.is_empty()) {
+            let patch = meta.managed_by_us.iter().rev().fold(Guarded::new(kind, &meta).unchanged(), |patch, at| {
+                let entry = format!("/metadata/managedFields/{at}");
+                patch.test(format!("{entry}/manager"), MANAGER).remove(entry)
+            });
+            self.act(patch.kept_fenced(format!("give up the fields of {kind:?} {}", meta.name)));
+        }
     }
 
     /// At rest nothing carries a fence, and no ReplicaSet a mark that means nothing any more.

@@ -49,6 +49,8 @@ pub struct Meta {
     pub annotations: BTreeMap<String, String>,
     /// Whether the object has any annotations at all: a JSON Patch must know.
     pub has_annotations: bool,
+    /// Where in `managedFields` our own entries stand.
+    pub managed_by_us: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]

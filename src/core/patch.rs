@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use super::observed::Meta;
 use crate::api::keys;
 
+/// The name under which managed fields record our writes.
+pub const MANAGER: &str = "sluice";
+
 /// The kinds that Sluice writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {

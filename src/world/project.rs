@@ -82,6 +82,11 @@ fn meta(object: &ObjectMeta, keep: impl Fn(&str) -> bool) -> Meta {
         labels: object.labels.clone().unwrap_or_default(),
         has_annotations: !annotations.is_empty(),
         annotations: annotations.into_iter().filter(|(key, _)| keep(key)).collect(),
+        managed_by_us: (0..)
+            .zip(object.managed_fields.iter().flatten())
+            .filter(|(_, entry)| entry.manager.as_deref() == Some(crate::core::patch::MANAGER))
+            .map(|(at, _)| at)
+            .collect(),
     }
 }
 
@@ -152,7 +157,7 @@ fn replicas_in_git(object: &ObjectMeta) -> bool {
         let manager = entry.manager.as_deref().unwrap_or_default();
         let git = entry.operation.as_deref() == Some("Apply") || manager.starts_with("helm");
         let fields = entry.fields_v1.as_ref().map(|f| &f.0);
-        git && manager != crate::act::MANAGER
+        git && manager != crate::core::patch::MANAGER
             && entry.subresource.as_deref().unwrap_or("").is_empty()
             && fields.is_some_and(|f| f.pointer("/f:spec/f:replicas").is_some())
     })
