@@ -291,7 +291,7 @@ fn read(actor: &str, request: http::Request<Bytes>) -> Result<Request, Response>
     };
     let content_type = header(http::header::CONTENT_TYPE);
     if content_type.contains("protobuf") || content_type.contains("cbor") {
-        return Err(ApiError::unsupported_media_type(&content_type).into());
+        return Err(ApiError::unsupported_media_type(None).into());
     }
     let body = if bytes.is_empty() { Value::Null } else { decode(&bytes)? };
     Ok(Request {

@@ -22,9 +22,9 @@ pub fn apply(schema: &Schema, live: &Value, config: &Value, manager: &Manager, f
     let before = entries.iter().position(|e| e.manager == *manager).map(|i| entries.remove(i));
     if let Some(before) = &before {
         let mut gone = before.fields.clone();
-        gone.subtract(&applied);
-        for other in &entries {
-            gone.subtract(&other.fields);
+        for kept in entries.iter().map(|e| &e.fields).chain([&applied]) {
+            gone.subtract(kept);
+            gone.spare(kept);
         }
         gone.drop_whole("f:metadata");
         gone.remove_from(Some(schema), &mut merged);
@@ -56,7 +56,7 @@ fn is_migration(schema: &Schema, live: &Value, entries: &[Entry], manager: &Mana
 /// The fields that others own and this write would change: taken over with `force`, else refused.
 fn refuse_conflicts(entries: &mut [Entry], manager: &Manager, written: &FieldSet, force: bool) -> Result<(), ApiError> {
     let mut causes = Vec::new();
-    let mut lines = Vec::new();
+    let mut taken_from = Vec::new();
     for entry in entries.iter_mut().filter(|e| e.manager != *manager) {
         let taken = entry.fields.intersection(written);
         if taken.is_empty() {
@@ -66,7 +66,7 @@ fn refuse_conflicts(entries: &mut [Entry], manager: &Manager, written: &FieldSet
             entry.fields.subtract(&taken);
             continue;
         }
-        let mut who = format!("conflict with {:?}", entry.manager.name);
+        let mut who = format!("{:?}", entry.manager.name);
         if !entry.manager.subresource.is_empty() {
             who += &format!(" with subresource {:?}", entry.manager.subresource);
         }
@@ -74,18 +74,19 @@ fn refuse_conflicts(entries: &mut [Entry], manager: &Manager, written: &FieldSet
             who += &format!(" using {}", entry.manager.api_version);
         }
         for path in taken.paths() {
-            lines.push(format!("{who}: {path}"));
-            causes.push(json!({"reason": "FieldManagerConflict", "message": who, "field": path}));
+            causes.push(json!({"reason": "FieldManagerConflict", "message": format!("conflict with {who}"), "field": path}));
         }
+        taken_from.push((who, taken.paths()));
     }
-    match lines.as_slice() {
-        [] => Ok(()),
-        [one] => Err(ApiError::apply_conflict(format!("Apply failed with 1 conflict: {one}"), causes)),
-        many => {
-            let message = format!("Apply failed with {} conflicts: {}", many.len(), many.join("\n- "));
-            Err(ApiError::apply_conflict(message, causes))
+    let message = match (causes.len(), taken_from.as_slice()) {
+        (0, _) => return Ok(()),
+        (1, [(who, paths)]) => format!("Apply failed with 1 conflict: conflict with {who}: {}", paths[0]),
+        (count, all) => {
+            let each = all.iter().map(|(who, paths)| format!("conflicts with {who}:\n- {}", paths.join("\n- ")));
+            format!("Apply failed with {count} conflicts: {}", each.collect::<Vec<_>>().join("\n"))
         }
-    }
+    };
+    Err(ApiError::apply_conflict(message, causes))
 }
 
 /// Lays `config` over `live`.

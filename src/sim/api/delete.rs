@@ -71,12 +71,12 @@ impl ApiServer {
         let mut object = (*live).clone();
         mark(kind, &mut object, options, caller.now);
         if caller.dry_run {
-            return Ok(object);
+            return Ok(if normalize::is_finished(kind, &object) { gone(kind, &live) } else { object });
         }
         if normalize::is_finished(kind, &object) {
-            self.commit(kind, key.clone(), (*live).clone(), Change::Deleted, caller);
+            let last = self.commit(kind, key.clone(), (*live).clone(), Change::Deleted, caller);
             self.uninstall_if_crd(kind, &live, caller);
-            return Ok(gone(kind, &live));
+            return Ok(gone(kind, &last));
         }
         if object == *live {
             return Ok(object);
@@ -130,19 +130,24 @@ fn key_of(object: &Value) -> ObjectKey {
 fn check_preconditions(kind: &Kind, live: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
     let metadata = &live["metadata"];
     let name = metadata["name"].as_str().unwrap_or_default();
-    let checks = [("UID", &options.uid, &metadata["uid"]), ("ResourceVersion", &options.resource_version, &metadata["resourceVersion"])];
-    for (what, wanted, found) in checks {
+    let hint = "The object might have been deleted and then recreated";
+    let uid = ("UID", &options.uid, &metadata["uid"], hint);
+    let version = ("ResourceVersion", &options.resource_version, &metadata["resourceVersion"], "The object might have been modified");
+    for (what, wanted, found, hint) in [uid, version] {
         if let Some(wanted) = wanted
             && found != wanted
         {
             let found = found.as_str().unwrap_or_default();
-            let why = format!(
-                "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been deleted and then recreated"
-            );
-            return Err(ApiError::conflict(kind, name, why));
+            let why = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). {hint}");
+            return Err(ApiError::precondition(kind, name, why));
         }
     }
     Ok(())
+}
+
+/// What a finished deletion is answered with: a `Status`, but for the kinds that show the object once more.
+fn gone(kind: &Kind, object: &Value) -> Value {
+    if matches!(&*kind.id, "pods" | "services" | "serviceaccounts") { object.clone() } else { success(kind, object) }
 }
 
 /// Marks an object as being deleted: its time, its grace, and the finalizer that the propagation asks for.
@@ -192,7 +197,7 @@ fn grace_seconds(kind: &Kind, object: &Value, options: &DeleteOptions) -> i64 {
     options.grace.unwrap_or(own).max(0)
 }
 
-fn gone(kind: &Kind, object: &Value) -> Value {
+fn success(kind: &Kind, object: &Value) -> Value {
     let metadata = &object["metadata"];
     let mut details = json!({"name": metadata["name"], "kind": kind.plural, "uid": metadata["uid"]});
     if !kind.group().is_empty() {

@@ -26,7 +26,13 @@ pub struct FieldError {
 }
 
 impl FieldError {
+    /// As built-in kinds word it: with the value.
     pub fn invalid(field: impl Into<String>, value: &Value, why: impl std::fmt::Display) -> Self {
+        Self { field: field.into(), reason: "FieldValueInvalid", message: format!("Invalid value: {value}: {why}") }
+    }
+
+    /// As custom kinds word it: of objects and lists only the type is named.
+    pub fn invalid_custom(field: impl Into<String>, value: &Value, why: impl std::fmt::Display) -> Self {
         let message = format!("Invalid value: {}: {why}", quote(value));
         Self { field: field.into(), reason: "FieldValueInvalid", message }
     }
@@ -52,9 +58,30 @@ impl FieldError {
         Self { field: field.into(), reason: "FieldValueTooMany", message }
     }
 
-    pub fn type_invalid(field: impl Into<String>, value: &Value, why: impl std::fmt::Display) -> Self {
-        let message = format!("Invalid value: {}: {why}", quote(value));
+    pub fn type_invalid(field: impl Into<String>, found: &str, why: impl std::fmt::Display) -> Self {
+        let message = format!("Invalid value: {found}: {why}");
         Self { field: field.into(), reason: "FieldValueTypeInvalid", message }
+    }
+
+    /// A broken CEL rule.
+    pub fn rule(field: impl Into<String>, value: &Value, why: impl std::fmt::Display) -> Self {
+        let message = match value {
+            Value::Object(_) | Value::Array(_) => format!("Invalid value: {why}"),
+            scalar => format!("Invalid value: {scalar}: {why}"),
+        };
+        Self { field: field.into(), reason: "FieldValueInvalid", message }
+    }
+
+    /// CEL rules were left out because of other errors.
+    pub fn rules_unchecked() -> Self {
+        let why =
+            "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+        Self { field: "<nil>".into(), reason: "FieldValueInvalid", message: format!("Invalid value: null: {why}") }
+    }
+
+    /// Whether it leaves the object in no state for CEL rules.
+    pub fn blocks_rules(&self) -> bool {
+        matches!(self.reason, "FieldValueRequired" | "FieldValueTypeInvalid" | "FieldValueTooMany" | "FieldValueTooLong")
     }
 
     pub fn forbidden(field: impl Into<String>, why: impl std::fmt::Display) -> Self {
@@ -101,6 +128,24 @@ impl ApiError {
         Self { details: details(kind.group(), &kind.plural, name), ..Self::new(409, "Conflict", message) }
     }
 
+    /// A deletion's precondition does not hold.
+    pub fn precondition(kind: &Kind, name: &str, why: impl std::fmt::Display) -> Self {
+        let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", kind.qualified_kind());
+        Self { details: details(kind.group(), &kind.kind, name), ..Self::new(409, "Conflict", message) }
+    }
+
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
+    }
+
+    /// A request's options are wrong.
+    pub fn invalid_options(options: &str, error: FieldError) -> Self {
+        let message = format!("{options}.meta.k8s.io \"\" is invalid: {}: {}", error.field, error.message);
+        let cause = json!({"reason": error.reason, "message": error.message, "field": error.field});
+        let details = json!({"group": "meta.k8s.io", "kind": options, "causes": [cause]});
+        Self { details, ..Self::new(422, "Invalid", message) }
+    }
+
     /// Somebody else wrote the object since the caller read it.
     pub fn stale(kind: &Kind, name: &str) -> Self {
         Self::conflict(kind, name, "the object has been modified; please apply your changes to the latest version and try again")
@@ -111,7 +156,12 @@ impl ApiError {
     }
 
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
-        let lines: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.field, e.message)).collect();
+        let mut lines: Vec<String> = Vec::new();
+        for line in errors.iter().map(|e| format!("{}: {}", e.field, e.message)) {
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
         let what = match lines.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -120,6 +170,16 @@ impl ApiError {
         let mut body = details(kind.group(), &kind.kind, name);
         body["causes"] = causes.into();
         let message = format!("{} \"{name}\" is invalid: {what}", kind.qualified_kind());
+        Self { details: body, ..Self::new(422, "Invalid", message) }
+    }
+
+    /// A PUT without the version that it replaces.
+    pub fn unversioned(kind: &Kind, name: &str) -> Self {
+        let field = "metadata.resourceVersion";
+        let why = "Invalid value: 0: must be specified for an update";
+        let mut body = details(kind.group(), &kind.plural, name);
+        body["causes"] = json!([{"reason": "FieldValueInvalid", "message": why, "field": field}]);
+        let message = format!("{} \"{name}\" is invalid: {field}: {why}", kind.qualified());
         Self { details: body, ..Self::new(422, "Invalid", message) }
     }
 
@@ -134,11 +194,14 @@ impl ApiError {
         Self { details: details(kind.group(), &kind.plural, name), ..Self::new(403, "Forbidden", message) }
     }
 
-    pub fn unsupported_media_type(content_type: &str) -> Self {
-        let message = format!(
-            "the body of the request was in an unknown format ({content_type}) - accepted media types include: \
-             application/json, application/yaml, application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
-        );
+    /// For patches; `None` names the formats for whole objects.
+    pub fn unsupported_media_type(patch_of: Option<&Kind>) -> Self {
+        let accepted = match patch_of {
+            None => "application/json, application/yaml",
+            Some(kind) if kind.custom => "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            Some(_) => "any kind of patch",
+        };
+        let message = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
         Self::new(415, "UnsupportedMediaType", message)
     }
 
@@ -166,8 +229,11 @@ impl ApiError {
     pub fn to_status(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
         if !self.details.is_null() {
             status["details"] = self.details.clone();
         }
@@ -176,7 +242,10 @@ impl ApiError {
 }
 
 fn details(group: &str, resource: &str, name: &str) -> Value {
-    let mut out = json!({"name": name, "kind": resource});
+    let mut out = json!({"kind": resource});
+    if !name.is_empty() {
+        out["name"] = name.into();
+    }
     if !group.is_empty() {
         out["group"] = group.into();
     }

@@ -41,9 +41,6 @@ pub fn managed_part(object: &Value) -> Value {
         map.remove("kind");
         if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.retain(|k, _| !UNMANAGED_METADATA.contains(&k.as_str()));
-            if metadata.is_empty() {
-                map.remove("metadata");
-            }
         }
     }
     out
@@ -62,6 +59,11 @@ impl FieldSet {
     pub fn of(schema: Option<&Schema>, value: &Value) -> Self {
         let mut set = Self::default();
         for (key, inner_schema, inner) in parts(schema, value).unwrap_or_default() {
+            // An empty list of items with owners of their own has nothing to own; an empty map has itself.
+            let no_items = inner.as_array().is_some_and(Vec::is_empty) && inner_schema.is_some_and(|s| s.list != ListType::Atomic);
+            if no_items {
+                continue;
+            }
             let mut child = Self::of(inner_schema, inner);
             child.own |= !key.starts_with("f:");
             set.children.insert(key, child);
@@ -72,8 +74,27 @@ impl FieldSet {
 
     /// As [`FieldSet::of`] for a whole object, without what nobody manages.
     pub fn of_object(schema: &Schema, object: &Value) -> Self {
-        let part = managed_part(object);
-        if part.as_object().is_some_and(Map::is_empty) { Self::default() } else { Self::of(Some(schema), &part) }
+        let mut part = managed_part(object);
+        if let Some(map) = part.as_object_mut() {
+            map.retain(|k, v| k != "metadata" || v.as_object().is_some_and(|m| !m.is_empty()));
+            if map.is_empty() {
+                return Self::default();
+            }
+        }
+        Self::of(Some(schema), &part)
+    }
+
+    /// The fields of a value that was not there before: maps and lists count themselves, too, but for those that
+    /// every object of the kind has.
+    fn of_new(schema: Option<&Schema>, value: &Value) -> Self {
+        let mut set = Self::default();
+        for (key, inner_schema, inner) in parts(schema, value).unwrap_or_default() {
+            let mut child = Self::of_new(inner_schema, inner);
+            child.own |= !key.starts_with("f:");
+            set.children.insert(key, child);
+        }
+        set.own = set.children.is_empty() || !schema.is_some_and(|s| s.inherent);
+        set
     }
 
     pub fn union(&mut self, other: &Self) {
@@ -99,6 +120,19 @@ impl FieldSet {
         let mut rest = self.clone();
         rest.subtract(other);
         rest.is_empty()
+    }
+
+    /// Spares what `other` has anything at or below: it is not to go as a whole.
+    pub fn spare(&mut self, other: &Self) {
+        for (key, kept) in &other.children {
+            if let Some(child) = self.children.get_mut(key) {
+                child.own = false;
+                child.spare(kept);
+                if child.is_empty() {
+                    self.children.remove(key);
+                }
+            }
+        }
     }
 
     /// Drops a top-level field that is a member as a whole; its parts stay.
@@ -214,8 +248,7 @@ fn compare(s: Option<&Schema>, old: Option<&Value>, new: Option<&Value>, written
             removed.own = true;
         }
         (None, Some(b)) => {
-            *written = FieldSet::of(s, b);
-            written.own = true;
+            *written = FieldSet::of_new(s, b);
         }
         (Some(a), Some(b)) => match (parts(s, a), parts(s, b)) {
             (Some(before), Some(after)) if a.is_object() == b.is_object() => {

@@ -62,10 +62,12 @@ pub fn write(object: &mut Value, mut entries: Vec<Entry>) {
             "manager": e.manager.name,
             "operation": if e.manager.applies { "Apply" } else { "Update" },
             "apiVersion": e.manager.api_version,
-            "time": e.time,
             "fieldsType": "FieldsV1",
             "fieldsV1": e.fields.to_json(),
         });
+        if !e.time.is_empty() {
+            out["time"] = e.time.into();
+        }
         if !e.manager.subresource.is_empty() {
             out["subresource"] = e.manager.subresource.into();
         }
@@ -76,8 +78,8 @@ pub fn write(object: &mut Value, mut entries: Vec<Entry>) {
 
 /// Notes an update (anything but server-side apply): what it changed is now the writer's, and nobody else's.
 /// The entries it starts from are those in `new`, if it has any (a writer may edit them), else those in `old`.
-/// `None` for `old` is a creation.
-pub fn note_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manager: &Manager, now: Timestamp) {
+/// `None` for `old` is a creation; `None` for `manager` notes nobody as the new owner.
+pub fn note_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manager: Option<&Manager>, now: Timestamp) {
     let asked = &new["metadata"]["managedFields"];
     // An explicitly empty list forgets all owners, and this write claims nothing either.
     if old.is_some() && asked.as_array().is_some_and(|a| a.iter().all(|e| e.as_object().is_none_or(|m| m.is_empty()))) {
@@ -89,15 +91,15 @@ pub fn note_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manage
         (_, Some(old)) => read(old),
         (_, None) => Vec::new(),
     };
-    let empty = json!({});
+    let empty = json!({"metadata": {}});
     let difference = Difference::between(schema, old.unwrap_or(&empty), new);
     for entry in &mut entries {
         entry.fields.subtract(&difference.removed);
-        if entry.manager != *manager {
+        if Some(&entry.manager) != manager {
             entry.fields.subtract(&difference.written);
         }
     }
-    if !difference.written.is_empty() {
+    if let Some(manager) = manager.filter(|_| !difference.written.is_empty()) {
         claim(&mut entries, manager, &difference.written, now);
     }
     write(new, entries);
@@ -105,12 +107,14 @@ pub fn note_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manage
 
 /// Adds fields to a manager's entry; its time moves only if it did not have them all.
 fn claim(entries: &mut Vec<Entry>, manager: &Manager, fields: &FieldSet, now: Timestamp) {
+    // The API server notes no time for scaling.
+    let time = if manager.subresource == "scale" { String::new() } else { seconds(now) };
     match entries.iter_mut().find(|e| e.manager == *manager) {
         Some(entry) => {
             entry.fields.union(fields);
-            entry.time = seconds(now);
+            entry.time = time;
         }
-        None => entries.push(Entry { manager: manager.clone(), time: seconds(now), fields: fields.clone() }),
+        None => entries.push(Entry { manager: manager.clone(), time, fields: fields.clone() }),
     }
 }
 

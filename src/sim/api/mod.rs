@@ -205,7 +205,7 @@ impl ApiServer {
             return Err(ApiError::no_such_path());
         }
         let key = (target.namespace.clone().unwrap_or_default(), name.clone());
-        let part = Part::parse(&kind, target.subresource.as_deref())?;
+        let part = Part::parse(&kind, name, target.subresource.as_deref())?;
         match method {
             "GET" => {
                 let live = self.store.get(kind.stored_id(), &key).ok_or_else(|| ApiError::not_found(&kind, name))?;

@@ -8,11 +8,14 @@ use super::write::Part;
 use super::{defaults, validate};
 
 pub fn for_create(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
-    shape_up(kind, object)?;
+    shape_up(kind, object)
+}
+
+/// What a new object of a built-in kind is given by the server, and owned by nobody.
+pub fn allocate(kind: &Kind, object: &mut Value) {
     if !kind.custom {
         defaults::on_create(kind, object);
     }
-    Ok(())
 }
 
 pub fn for_update(kind: &Kind, live: &Value, object: &mut Value) -> Result<(), ApiError> {
@@ -26,10 +29,18 @@ fn shape_up(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
     if !kind.custom {
         drop_nulls(object);
         if let Some((path, value, wanted)) = validate::wrong_type(&kind.schema, object, "") {
+            let value = match value {
+                Value::Bool(_) => "bool",
+                Value::Number(_) => "number",
+                Value::String(_) => "string",
+                Value::Array(_) => "array",
+                _ => "object",
+            };
             let message = format!(
-                "{} in version {:?} cannot be handled as a {}: json: cannot unmarshal {value} into field {path} of type {wanted}",
+                "{} in version {:?} cannot be handled as a {}: json: cannot unmarshal {value} into Go struct field {}.{path} of type {wanted}",
                 kind.kind,
                 kind.version(),
+                kind.kind,
                 kind.kind
             );
             return Err(ApiError::bad_request(message));
@@ -82,9 +93,13 @@ pub fn only_part(kind: &Kind, part: Part, live: &Value, mut proposed: Value) -> 
             let mut out = live.clone();
             put(&mut out, "status", proposed["status"].take());
             let mut metadata = proposed["metadata"].take();
-            put(&mut out["metadata"], "managedFields", metadata["managedFields"].take());
-            if !kind.custom {
-                put(&mut out["metadata"], "annotations", metadata["annotations"].take());
+            if kind.custom {
+                put(&mut out["metadata"], "managedFields", metadata["managedFields"].take());
+            } else {
+                // Built-in kinds let metadata pass with the status, but for what would change who owns or selects it.
+                let kept = if &*kind.id == "deployments.apps" { "labels" } else { "ownerReferences" };
+                put(&mut metadata, kept, live["metadata"][kept].clone());
+                out["metadata"] = metadata;
             }
             out
         }

@@ -7,9 +7,9 @@ use super::schema::{ListType, Schema};
 
 /// JSON Patch (RFC 6902). An operation that fails, `test` included, refuses the whole patch.
 pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), ApiError> {
-    let operations: Vec<json_patch::PatchOperation> =
-        serde_json::from_value(patch.clone()).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+    let operations = patch.as_array().ok_or_else(|| ApiError::bad_request("error decoding patch: json: cannot unmarshal into Go value"))?;
     for operation in operations {
+        let operation = serde_json::from_value(operation.clone()).map_err(|_| ApiError::unprocessable())?;
         // As the API server, and unlike the RFC: a missing value passes a test for null.
         if let json_patch::PatchOperation::Test(test) = &operation
             && test.value.is_null()
@@ -92,7 +92,23 @@ fn merge_items(schema: Option<&Schema>, keys: &[String], slot: &mut Value, items
             (None, true) => {}
         }
     }
-    *slot = list.into();
+    let before = slot.as_array().cloned().unwrap_or_default();
+    let place = |v: &Value| before.iter().position(|o| same(o, v));
+    let (patched, others): (Vec<Value>, Vec<Value>) = list.into_iter().partition(|v| items.iter().any(|i| same(v, i)));
+    *slot = interleave(patched, others, place).into();
+}
+
+/// The patch's items in its order, the others in theirs: an other one comes first only if it was before the next patched one.
+fn interleave(mut patched: Vec<Value>, others: Vec<Value>, place: impl Fn(&Value) -> Option<usize>) -> Vec<Value> {
+    let mut out = Vec::new();
+    for other in others {
+        while patched.first().is_some_and(|p| place(p).is_none_or(|at| Some(at) < place(&other))) {
+            out.push(patched.remove(0));
+        }
+        out.push(other);
+    }
+    out.append(&mut patched);
+    out
 }
 
 fn add_items(slot: &mut Value, items: &[Value]) {

@@ -7,6 +7,16 @@ use super::error::FieldError;
 use super::kinds::Kind;
 use super::selector::LabelSelector;
 
+/// What is said of a name that is no DNS subdomain.
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+    start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+    '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+
+/// What is said of a label's or annotation's key.
+const NAME_PART: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+    alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+    '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+
 /// The rules for the metadata of any object.
 pub fn metadata(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -14,18 +24,12 @@ pub fn metadata(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
     let name = metadata["name"].as_str().unwrap_or_default();
     let one_label = matches!(&*kind.id, "services" | "namespaces");
     if live.is_none() && !(is_subdomain(name) && !(one_label && (name.contains('.') || name.len() > 63))) {
-        let why = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
-                   and must start and end with an alphanumeric character";
-        errors.push(FieldError::invalid("metadata.name", &metadata["name"], why));
+        errors.push(FieldError::invalid("metadata.name", &metadata["name"], SUBDOMAIN));
     }
     labels(&metadata["labels"], "metadata.labels", &mut errors);
     for key in metadata["annotations"].as_object().into_iter().flatten().map(|(k, _)| k) {
         if !is_qualified(&key.to_lowercase()) {
-            errors.push(FieldError::invalid(
-                "metadata.annotations",
-                &json!(key),
-                "name part must consist of alphanumeric characters, '-', '_' or '.'",
-            ));
+            errors.push(FieldError::invalid("metadata.annotations", &json!(key), NAME_PART));
         }
     }
     owners(&metadata["ownerReferences"], &mut errors);
@@ -33,7 +37,11 @@ pub fn metadata(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
         let had = live["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
         let added: Vec<&Value> = metadata["finalizers"].as_array().into_iter().flatten().filter(|f| !had.contains(f)).collect();
         if !added.is_empty() {
-            let why = format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
+            let added: Vec<String> = added.iter().map(|f| f.to_string()).collect();
+            let why = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                added.join(", ")
+            );
             errors.push(FieldError::forbidden("metadata.finalizers", why));
         }
     }
@@ -45,16 +53,18 @@ fn owners(references: &Value, errors: &mut Vec<FieldError>) {
     for reference in list {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if reference[field].as_str().is_none_or(str::is_empty) {
-                errors.push(FieldError::invalid(
-                    format!("metadata.ownerReferences.{field}"),
-                    &reference[field],
-                    format!("{field} must not be empty"),
-                ));
+                errors.push(FieldError::invalid(format!("metadata.ownerReferences.{field}"), &json!(""), "must not be empty"));
             }
         }
     }
-    if list.iter().filter(|r| r["controller"] == true).count() > 1 {
-        let why = "Only one reference can have Controller set to true. Found \"true\" in references";
+    let mut controllers = list.iter().filter(|r| r["controller"] == true);
+    if let (Some(first), Some(second)) = (controllers.next(), controllers.next()) {
+        let name = |r: &Value| format!("{}/{}", r["kind"].as_str().unwrap_or_default(), r["name"].as_str().unwrap_or_default());
+        let why = format!(
+            "Only one reference can have Controller set to true. Found \"true\" in references for {} and {}",
+            name(first),
+            name(second)
+        );
         errors.push(FieldError::invalid("metadata.ownerReferences", references, why));
     }
 }
@@ -62,7 +72,7 @@ fn owners(references: &Value, errors: &mut Vec<FieldError>) {
 fn labels(map: &Value, path: &str, errors: &mut Vec<FieldError>) {
     for (key, value) in map.as_object().into_iter().flatten() {
         if !is_qualified(key) {
-            errors.push(FieldError::invalid(path, &json!(key), "name part must consist of alphanumeric characters, '-', '_' or '.'"));
+            errors.push(FieldError::invalid(path, &json!(key), NAME_PART));
         }
         if !value.as_str().is_some_and(|v| v.is_empty() || is_name_part(v)) {
             errors.push(FieldError::invalid(path, value, "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
@@ -93,8 +103,26 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
+/// A custom kind's schema, its replicas, and its CEL rules.
+pub fn custom(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
+    let mut errors = super::validate::validate(&kind.schema, object);
+    if let Some(paths) = &kind.scale {
+        let found = paths.spec_replicas.iter().try_fold(object, |v, k| v.get(k));
+        if let Some(negative) = found.filter(|v| v.as_i64().is_some_and(|n| n < 0)) {
+            let field: String = paths.spec_replicas.iter().map(|p| format!(".{p}")).collect();
+            errors.push(FieldError::invalid(field, negative, "should be a non-negative integer"));
+        }
+    }
+    if errors.iter().any(FieldError::blocks_rules) {
+        errors.push(FieldError::rules_unchecked());
+    } else {
+        errors.extend(cel(validator, kind, live, object));
+    }
+    errors
+}
+
 /// The CEL rules of a custom kind.
-pub fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
+fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
     let Some(rules) = &kind.rules else {
         return Vec::new();
     };
@@ -108,7 +136,7 @@ pub fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Va
         .map(|e| {
             let path: Vec<&str> = e.field_path.split('.').collect();
             let value = path.iter().try_fold(object, |v, k| v.get(k)).unwrap_or(object);
-            let mut error = FieldError::invalid(e.field_path.clone(), value, &e.message);
+            let mut error = FieldError::rule(e.field_path.clone(), value, &e.message);
             match e.reason.as_deref() {
                 Some("FieldValueRequired") => error = FieldError::required(e.field_path, &e.message),
                 Some("FieldValueForbidden") => error = FieldError::forbidden(e.field_path, &e.message),
@@ -134,6 +162,16 @@ pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
             }
         }
         "services" => service(live, object, &mut errors),
+        "leases.coordination.k8s.io" => {
+            let duration = &object["spec"]["leaseDurationSeconds"];
+            if duration.as_i64().is_some_and(|d| d <= 0) {
+                errors.push(FieldError::invalid("spec.leaseDurationSeconds", duration, "must be greater than 0"));
+            }
+            let transitions = &object["spec"]["leaseTransitions"];
+            if transitions.as_i64().is_some_and(|t| t < 0) {
+                errors.push(FieldError::invalid("spec.leaseTransitions", transitions, "must be greater than or equal to 0"));
+            }
+        }
         "controllerrevisions.apps" if object["data"].is_null() => {
             errors.push(FieldError::required("data", "data is mandatory"));
         }
@@ -174,7 +212,8 @@ fn workload(live: Option<&Value>, object: &Value, errors: &mut Vec<FieldError>) 
     let selector = LabelSelector::from_object(&spec["selector"]);
     if selector.is_empty() {
         errors.push(FieldError::required("spec.selector", ""));
-    } else if !selector.matches(&spec["template"]["metadata"]["labels"]) {
+    }
+    if selector.is_empty() || !selector.matches(&spec["template"]["metadata"]["labels"]) {
         let value = &spec["template"]["metadata"]["labels"];
         errors.push(FieldError::invalid("spec.template.metadata.labels", value, "`selector` does not match template `labels`"));
     }
@@ -182,6 +221,12 @@ fn workload(live: Option<&Value>, object: &Value, errors: &mut Vec<FieldError>) 
         errors.push(FieldError::invalid("spec.selector", &spec["selector"], "field is immutable"));
     }
     labels(&spec["template"]["metadata"]["labels"], "spec.template.labels", errors);
+    let update = &spec["strategy"]["rollingUpdate"];
+    let none = |v: &Value| *v == json!(0) || *v == json!("0%");
+    if none(&update["maxSurge"]) && none(&update["maxUnavailable"]) {
+        let field = "spec.strategy.rollingUpdate.maxUnavailable";
+        errors.push(FieldError::invalid(field, &update["maxUnavailable"], "may not be 0 when `maxSurge` is 0"));
+    }
     let policy = &spec["template"]["spec"]["restartPolicy"];
     if policy.is_string() && policy != "Always" {
         errors.push(FieldError::unsupported("spec.template.spec.restartPolicy", policy, &[json!("Always")]));
@@ -251,6 +296,6 @@ fn service(live: Option<&Value>, object: &Value, errors: &mut Vec<FieldError>) {
     labels(&spec["selector"], "spec.selector", errors);
     let external = spec["type"] == "ExternalName";
     if live.is_some_and(|l| !l["spec"]["clusterIP"].is_null() && !external && l["spec"]["clusterIP"] != spec["clusterIP"]) {
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", &spec["clusterIP"], "may not change once set"));
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", &json!([spec["clusterIP"]]), "may not change once set"));
     }
 }

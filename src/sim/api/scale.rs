@@ -26,7 +26,9 @@ pub fn of(kind: &Kind, live: &Value) -> Result<Value, ApiError> {
         // A custom resource has no scale to show before its replicas are set.
         None if kind.custom => {
             let message = format!("the spec replicas field {:?} does not exist", dotted(&paths.spec_replicas));
-            return Err(ApiError { code: 500, reason: "InternalError", message, details: json!({}) });
+            let details = json!({"causes": [{"message": message}]});
+            let message = format!("Internal error occurred: {message}");
+            return Err(ApiError { code: 500, reason: "InternalError", message, details });
         }
         None => {}
     }
@@ -44,7 +46,7 @@ pub fn of(kind: &Kind, live: &Value) -> Result<Value, ApiError> {
 pub fn written_back(kind: &Kind, live: &Value, scale: &Value) -> Result<Value, ApiError> {
     let paths = kind.scale.as_ref().ok_or_else(ApiError::no_such_path)?;
     let replicas = scale["spec"].get("replicas").and_then(Value::as_i64).unwrap_or(0);
-    if replicas < 0 {
+    if replicas < 0 && !kind.custom {
         let name = live["metadata"]["name"].as_str().unwrap_or_default();
         let error = FieldError::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
         return Err(ApiError::invalid(kind, name, &[error]));

@@ -72,6 +72,8 @@ pub struct Schema {
     pub list: ListType,
     /// An object that merges as one value.
     pub atomic: bool,
+    /// Every object of a built-in kind has it, if only empty: its appearance is nobody's write.
+    pub inherent: bool,
     pub checks: Checks,
 }
 
@@ -334,6 +336,7 @@ fn overlay(name: &str, schema: &mut Schema) {
     if name == "ports" && matches!(schema.list, ListType::Map(_)) {
         default_protocol(schema);
     }
+    schema.inherent = ["metadata", "spec", "status", "template", "strategy", "containers", "resources"].contains(&name);
     let atomic = ["selector", "labelSelector", "nodeSelector", "fieldRef", "resourceFieldRef", "targetRef"];
     schema.atomic |= atomic.contains(&name) || name.ends_with("KeyRef");
 }

@@ -112,7 +112,11 @@ impl Requirement {
         if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
             return requirement(key, Test::In(one(value)));
         }
-        if text.is_empty() || text.contains(char::is_whitespace) {
+        if let Some(second) = text.split_whitespace().nth(1) {
+            let message = format!("unable to parse requirement: found '{second}', expected: in, notin, =, ==, !=, gt, lt");
+            return Err(ApiError::bad_request(message));
+        }
+        if text.is_empty() {
             return Err(bad());
         }
         requirement(text, Test::Exists)

@@ -20,10 +20,14 @@ pub fn wrong_type<'a>(schema: &Schema, value: &'a Value, path: &str) -> Option<(
         return Some((path.to_owned(), value, wanted));
     }
     match value {
-        Value::Object(map) => map.iter().find_map(|(k, v)| schema.field(k).and_then(|s| wrong_type(s, v, &join(path, k)))),
+        // As Go names fields: without map keys and list indices.
+        Value::Object(map) => map.iter().find_map(|(k, v)| match schema.properties.get(k) {
+            Some(inner) => wrong_type(inner, v, &join(path, k)),
+            None => wrong_type(schema.additional.as_deref()?, v, path),
+        }),
         Value::Array(items) => {
             let inner = schema.items.as_ref()?;
-            items.iter().enumerate().find_map(|(i, v)| wrong_type(inner, v, &format!("{path}[{i}]")))
+            items.iter().find_map(|v| wrong_type(inner, v, path))
         }
         _ => None,
     }
@@ -35,7 +39,7 @@ fn check(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError
     }
     if let Some(wanted) = mismatch(schema.shape, value) {
         let why = format!("{path} in body must be of type {wanted}: {}", type_name(value));
-        errors.push(FieldError::type_invalid(path, value, why));
+        errors.push(FieldError::type_invalid(path, &type_name(value), why));
         return;
     }
     check_scalar(schema, value, path, errors);
@@ -67,7 +71,7 @@ fn check(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError
 
 fn check_scalar(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let checks = &schema.checks;
-    let mut say = |why: String| errors.push(FieldError::invalid(path, value, format!("{path} in body {why}")));
+    let mut say = |why: String| errors.push(FieldError::invalid_custom(path, value, format!("{path} in body {why}")));
     if let Some(number) = value.as_f64() {
         match checks.minimum {
             Some(min) if checks.exclusive_minimum && number <= min => say(format!("should be greater than {min}")),
@@ -110,7 +114,7 @@ fn check_size(schema: &Schema, size: usize, what: &str, path: &str, value: &Valu
     };
     if let Some(min) = min.filter(|min| (size as u64) < *min) {
         let why = format!("{path} in body should have at least {min} {what}");
-        errors.push(FieldError::invalid(path, value, why));
+        errors.push(FieldError::invalid_custom(path, value, why));
     }
     if let Some(max) = max.filter(|max| (size as u64) > *max) {
         errors.push(FieldError::too_many(path, size, max));
@@ -144,7 +148,7 @@ fn check_combinations(schema: &Schema, value: &Value, path: &str, errors: &mut V
     for part in &checks.all_of {
         check(part, value, path, errors);
     }
-    let mut say = |why: &str| errors.push(FieldError::invalid(path, value, format!("{path} in body {why}")));
+    let mut say = |why: &str| errors.push(FieldError::invalid_custom(path, value, format!("{path} in body {why}")));
     if !checks.any_of.is_empty() && !checks.any_of.iter().any(fits) {
         say("must validate at least one schema (anyOf)");
     }

@@ -34,7 +34,19 @@ impl Caller {
     pub(super) fn of(request: &Request, query: &Query, now: Timestamp) -> Result<Self, ApiError> {
         let dry_run = query.get("dryRun").or(request.body["dryRun"][0].as_str());
         if dry_run.is_some_and(|d| d != "All") || (dry_run.is_some() && !request.is_write()) {
-            return Err(ApiError::bad_request("dryRun: Unsupported value: supported values: \"All\""));
+            let asked = json!([dry_run]);
+            let error = FieldError {
+                field: "dryRun".into(),
+                reason: "FieldValueNotSupported",
+                message: format!("Unsupported value: {asked}: supported values: \"All\""),
+            };
+            let options = match request.method.as_str() {
+                "POST" => "CreateOptions",
+                "DELETE" => "DeleteOptions",
+                "PATCH" => "PatchOptions",
+                _ => "UpdateOptions",
+            };
+            return Err(ApiError::invalid_options(options, error));
         }
         let manager = query.get("fieldManager").unwrap_or(&request.actor).to_owned();
         Ok(Self {
@@ -60,13 +72,14 @@ pub enum Part {
 }
 
 impl Part {
-    pub(super) fn parse(kind: &Kind, subresource: Option<&str>) -> Result<Self, ApiError> {
+    pub(super) fn parse(kind: &Kind, name: &str, subresource: Option<&str>) -> Result<Self, ApiError> {
         match subresource {
             None => Ok(Self::Object),
             Some("status") if kind.has_status => Ok(Self::Status),
             Some("scale") if kind.scale.is_some() => Ok(Self::Scale),
             Some("finalize") if &*kind.id == "namespaces" => Ok(Self::Finalize),
             Some("eviction") if &*kind.id == "pods" => Ok(Self::Eviction),
+            Some(_) if kind.custom => Err(ApiError::not_found(kind, name)),
             Some(_) => Err(ApiError::no_such_path()),
         }
     }
@@ -102,8 +115,9 @@ impl ApiServer {
         self.check(&kind, &key, None, &object)?;
         if !object["metadata"]["managedFields"].is_array() {
             let manager = manager(&kind, caller, Part::Object, false);
-            managed::note_update(&kind.schema, None, &mut object, &manager, caller.now);
+            managed::note_update(&kind.schema, None, &mut object, Some(&manager), caller.now);
         }
+        normalize::allocate(&kind, &mut object);
         if self.store.get(&kind.id, &key).is_some() {
             return Err(ApiError::already_exists(&kind, &key.1));
         }
@@ -133,8 +147,7 @@ impl ApiServer {
         };
         let metadata = object["metadata"].as_object_mut().expect("made an object above");
         if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
-            let message = "resourceVersion should not be set on objects to be created";
-            return Err(ApiError { code: 500, reason: "InternalError", message: message.into(), details: json!({}) });
+            return Err(ApiError::internal("resourceVersion should not be set on objects to be created"));
         }
         for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
             metadata.remove(field);
@@ -180,12 +193,31 @@ impl ApiServer {
             object = scale::written_back(kind, &live, &object)?;
         }
         fit_type(kind, &mut object)?;
+        self.fit_to_path(kind, key, &live, &mut object)?;
         let versioned = object["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty());
         if !versioned && (kind.custom || &*kind.id == "leases.coordination.k8s.io") {
-            let error = FieldError::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
-            return Err(ApiError::invalid(kind, &key.1, &[error]));
+            return Err(ApiError::unversioned(kind, &key.1));
         }
         self.revise(kind, key, part, caller, object)
+    }
+
+    /// What a PUT may leave out of its metadata, and the uid that it may insist on.
+    fn fit_to_path(&self, kind: &Kind, key: &ObjectKey, live: &Value, object: &mut Value) -> Result<(), ApiError> {
+        if !object["metadata"].is_object() {
+            object["metadata"] = json!({});
+        }
+        let metadata = &mut object["metadata"];
+        for (field, value) in [("name", &key.1), ("namespace", &key.0)] {
+            if text(&metadata[field]).is_empty() && !value.is_empty() {
+                metadata[field] = value.clone().into();
+            }
+        }
+        let (asked, found) = (text(&metadata["uid"]), text(&live["metadata"]["uid"]));
+        if !asked.is_empty() && asked != found {
+            let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {found}");
+            return Err(ApiError::conflict(kind, &key.1, why));
+        }
+        Ok(())
     }
 
     /// Any kind of PATCH. Server-side apply creates what is not there.
@@ -201,10 +233,18 @@ impl ApiServer {
         let content_type = request.content_type.split(';').next().unwrap_or_default();
         if matches!(content_type, "application/apply-patch+yaml" | "application/apply-patch+json") {
             let manager = query.get("fieldManager").ok_or_else(|| {
-                ApiError::bad_request("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch")
+                ApiError::invalid_options("PatchOptions", FieldError::required("fieldManager", "is required for apply patch"))
             })?;
             let caller = Caller { manager: manager.to_owned(), ..caller.clone() };
             return self.apply_patch(kind, key, part, &request.body, query.flag("force"), &caller);
+        }
+        if !content_type.starts_with("application/") {
+            return Err(ApiError {
+                code: 415,
+                reason: "UnsupportedMediaType",
+                message: "415: Unsupported Media Type".into(),
+                details: json!({}),
+            });
         }
         let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
         let mut object = if part == Part::Scale { scale::or_empty(kind, &live) } else { (*live).clone() };
@@ -214,7 +254,7 @@ impl ApiServer {
             "application/strategic-merge-patch+json" if !kind.custom => {
                 patch::strategic_patch(Some(&kind.schema), &mut object, &request.body);
             }
-            other => return Err(ApiError::unsupported_media_type(other)),
+            _ => return Err(ApiError::unsupported_media_type(Some(kind))),
         }
         if part == Part::Scale {
             object = scale::written_back(kind, &live, &object)?;
@@ -232,14 +272,19 @@ impl ApiServer {
         caller: &Caller,
     ) -> Result<(u16, Arc<Value>), ApiError> {
         let mut config = config.clone();
+        let group_version = |v: &Value| if text(v).contains('/') { text(v) } else { format!("/{}", text(v)) };
+        let type_name = format!("{}, Kind={}", group_version(&config["apiVersion"]), text(&config["kind"]));
+        if type_name.starts_with("/,") || type_name.ends_with('=') {
+            return Err(ApiError::bad_request(format!("invalid object type: {type_name}")));
+        }
         fit_type(kind, &mut config)?;
         if config["metadata"]["managedFields"].is_array() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
         if let Some(field) = kind.schema.unknown(&config).first() {
-            let message =
-                format!("failed to create typed patch object ({}/{}; {}): .{field}: field not declared in schema", key.0, key.1, kind.kind);
-            return Err(ApiError { code: 500, reason: "InternalError", message, details: json!({}) });
+            let (ns, name) = (text(&config["metadata"]["namespace"]), &key.1);
+            let what = format!("failed to create typed patch object ({ns}/{name}; {type_name})");
+            return Err(ApiError::internal(format!("{what}: .{field}: field not declared in schema")));
         }
         let live = self.store.get(&kind.id, key).cloned();
         let asked = config["metadata"]["resourceVersion"].as_str().map(str::to_owned);
@@ -277,8 +322,10 @@ impl ApiServer {
         let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
         refuse_unknown(kind, &proposed, caller)?;
         let mut object = self.next_state(kind, key, part, &live, proposed)?;
-        let manager = manager(kind, caller, part, false);
-        managed::note_update(&kind.schema, Some(&live), &mut object, &manager, caller.now);
+        // Scaling a custom kind takes ownership from others, but is noted for nobody.
+        let unnoted = kind.custom && part == Part::Scale;
+        let manager = (!unnoted).then(|| manager(kind, caller, part, false));
+        managed::note_update(&kind.schema, Some(&live), &mut object, manager.as_ref(), caller.now);
         self.store_next(kind, key, &live, object, caller)
     }
 
@@ -299,17 +346,18 @@ impl ApiServer {
     fn next_state(&self, kind: &Arc<Kind>, key: &ObjectKey, part: Part, live: &Value, mut object: Value) -> Result<Value, ApiError> {
         fit_type(kind, &mut object)?;
         let asked = &object["metadata"];
-        if asked["name"] != *key.1 || asked["namespace"].as_str().unwrap_or_default() != key.0 {
-            let message = format!("the name of the object does not match the name on the URL ({})", key.1);
+        if asked["name"] != *key.1 {
+            let message = format!("the name of the object ({}) does not match the name on the URL ({})", text(&asked["name"]), key.1);
+            return Err(ApiError::bad_request(message));
+        }
+        if asked["namespace"].as_str().unwrap_or_default() != key.0 {
+            let message =
+                format!("the namespace of the object ({}) does not match the namespace on the URL ({})", text(&asked["namespace"]), key.0);
             return Err(ApiError::bad_request(message));
         }
         if !asked["uid"].is_null() && asked["uid"] != live["metadata"]["uid"] {
-            let why = format!(
-                "Precondition failed: UID in precondition: {}, UID in object meta: {}",
-                text(&asked["uid"]),
-                text(&live["metadata"]["uid"])
-            );
-            return Err(ApiError::conflict(kind, &key.1, why));
+            let error = FieldError::invalid("metadata.uid", &asked["uid"], "field is immutable");
+            return Err(ApiError::invalid(kind, &key.1, &[error.clone(), error]));
         }
         if asked["resourceVersion"].as_str().is_some_and(|v| !v.is_empty() && live["metadata"]["resourceVersion"] != *v) {
             return Err(ApiError::stale(kind, &key.1));
@@ -317,7 +365,7 @@ impl ApiServer {
         let mut object = normalize::only_part(kind, part, live, object);
         normalize::for_update(kind, live, &mut object)?;
         self.check(kind, key, Some(live), &object)?;
-        if kind.has_generation && normalize::is_new_generation(kind, live, &object) {
+        if kind.has_generation && part != Part::Status && normalize::is_new_generation(kind, live, &object) {
             let generation = live["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
             object["metadata"]["generation"] = generation.into();
         }
@@ -352,10 +400,7 @@ impl ApiServer {
     fn check(&self, kind: &Kind, key: &ObjectKey, live: Option<&Value>, object: &Value) -> Result<(), ApiError> {
         let mut errors = rules::metadata(kind, live, object);
         if kind.custom {
-            errors.extend(super::validate::validate(&kind.schema, object));
-            if errors.is_empty() {
-                errors.extend(rules::cel(&self.cel, kind, live, object));
-            }
+            errors.extend(rules::custom(&self.cel, kind, live, object));
         } else {
             errors.extend(rules::built_in(kind, live, object));
         }
@@ -417,8 +462,17 @@ fn fit_type(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
         match map.get(field).and_then(Value::as_str) {
             None | Some("") => drop(map.insert(field.into(), expected.clone().into())),
             Some(found) if found == expected => {}
+            Some(found) if field == "kind" && kind.custom => {
+                let error = FieldError::invalid("kind", &json!(found), format!("must be {expected}"));
+                let name = map.get("metadata").map(|m| text(&m["name"])).unwrap_or_default();
+                let mut refused = ApiError::invalid(kind, &name, &[error]);
+                refused.message = refused.message.replacen(&kind.kind, found, 1);
+                refused.details["kind"] = found.into();
+                return Err(refused);
+            }
             Some(found) => {
-                let message = format!("the {field} in the data ({found}) does not match the expected {field} ({expected})");
+                let what = if field == "kind" { "kind" } else { "API version" };
+                let message = format!("the {what} in the data ({found}) does not match the expected {what} ({expected})");
                 return Err(ApiError::bad_request(message));
             }
         }
