@@ -216,3 +216,54 @@ async fn a_bad_version_is_taken_back_and_stays_so() {
     shop.deploy("app:v4").await;
     shop.until("the next version is promoted", |s| s.phase() == "Healthy" && s.image_that_serves() == "app:v4").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_rollout_gives_its_deployment_back_unpaused_with_the_same_pods() {
+    let shop = Shop::open().await;
+    shop.until("taken over", |s| s.phase() == "Healthy").await;
+    let pods = |s: &Shop| s.cluster.list("pods", NAMESPACE).iter().map(|pod| pod["metadata"]["uid"].clone()).collect::<Vec<_>>();
+    let before = pods(&shop);
+    let replicas = shop.rollout()["spec"]["replicas"].clone();
+    shop.api("sluice.dev/v1alpha1", "Rollout", "rollouts").delete("api", &Default::default()).await.unwrap();
+    shop.until("the Rollout is gone", |s| s.rollout() == Value::default()).await;
+    let deployment = shop.cluster.get("deployments.apps", NAMESPACE, "api").unwrap();
+    assert_ne!(deployment["spec"]["paused"], true, "an ordinary Deployment again");
+    assert_eq!(deployment["spec"]["replicas"], replicas);
+    assert_eq!(deployment["metadata"]["annotations"]["sluice.dev/workload-record"], Value::Null);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(pods(&shop), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_routes_come_home_one_after_the_other() {
+    let shop = Shop::open().await;
+    let mut second = shop.route();
+    second["metadata"] = json!({"name": "more"});
+    second["spec"]["hostnames"] = json!(["more.example"]);
+    shop.create("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", second).await;
+    let routes = json!([{"kind": "HTTPRoute", "name": "api"}, {"kind": "HTTPRoute", "name": "more"}]);
+    let patch = Patch::Merge(json!({"spec": {"traffic": {"routes": routes}}}));
+    shop.api("sluice.dev/v1alpha1", "Rollout", "rollouts").patch("api", &PatchParams::default(), &patch).await.unwrap();
+    shop.until("taken over", |s| s.phase() == "Healthy").await;
+    let more = |s: &Shop| as_applied(s.cluster.get("httproutes.gateway.networking.k8s.io", NAMESPACE, "more").unwrap());
+    let before = (as_applied(shop.route()), more(&shop));
+    shop.deploy("app:v2").await;
+    shop.until("promoted", |s| s.phase() == "Healthy" && s.image_that_serves() == "app:v2").await;
+    assert_eq!((as_applied(shop.route()), more(&shop)), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_analysis_step_that_cannot_decide_pauses_for_a_person() {
+    let shop = Shop::open().await;
+    let conditions = json!({"successCondition": "result > 200.0", "failureCondition": "result < 0.0"});
+    let mut metric = json!({"name": "undecided", "prometheus": {"query": "q"}});
+    metric.as_object_mut().unwrap().extend(conditions.as_object().unwrap().clone());
+    let canary = json!({"steps": [{"setWeight": 20}, {"analysis": {"metrics": [metric]}}], "analysis": null});
+    let patch = Patch::Merge(json!({"spec": {"strategy": {"canary": canary}}}));
+    shop.api("sluice.dev/v1alpha1", "Rollout", "rollouts").patch("api", &PatchParams::default(), &patch).await.unwrap();
+    shop.until("taken over", |s| s.phase() == "Healthy").await;
+    shop.deploy("app:v2").await;
+    shop.until("paused", |s| s.phase() == "Paused").await;
+    assert_eq!(shop.rollout()["status"]["hold"]["reason"], "InconclusiveAnalysis");
+    assert_eq!(shop.canary_weight(), 20.0);
+}

@@ -168,7 +168,7 @@ impl Draft<'_> {
         let drains = self.obs.canary_service.is_some() && selected != Some(stable);
         if self.is_recorded() {
             let changed = match self.status.rejected.is_empty() {
-                true => self.set_weight(Weight::ZERO),
+                true => self.take_weight_off(),
                 false => false, // stay_aborted has written it, with its record
             };
             let observed = match changed {
@@ -179,6 +179,20 @@ impl Draft<'_> {
             self.settle(stable, Stage::BackHome, observed, seconds)?;
         }
         self.ensure_canary_released(stable)
+    }
+
+    /// Every route that is split gives the canary nothing. One that was put back already stays so: splitting it again, to put it back
+    /// again, would never end.
+    fn take_weight_off(&mut self) -> bool {
+        let (denominator, epoch) = (self.spec.denominator(), self.obs.epoch);
+        let routes = self.routes();
+        let split = routes.iter().filter(|r| r.record().is_some() && !r.has(Weight::ZERO, denominator));
+        let actions: Vec<_> = split.map(|r| r.set(Weight::ZERO, denominator, None, epoch)).collect();
+        let changed = !actions.is_empty();
+        for action in actions {
+            self.act(action);
+        }
+        changed
     }
 
     fn first_restore(&self) -> Option<patch::Action> {

@@ -298,7 +298,7 @@ impl Draft<'_> {
         }
     }
 
-    fn ensure_not_held(&self) -> Flow {
+    pub fn ensure_not_held(&self) -> Flow {
         if self.spec.paused {
             return wait(Waiting::Person, "held by spec.paused: waits until it is false");
         }

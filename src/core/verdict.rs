@@ -83,7 +83,12 @@ impl Draft<'_> {
         let run = self.ensure_run(Some(index), spec)?;
         match run.status.phase {
             RunPhase::Passed => Ok(()),
-            RunPhase::Running | RunPhase::Failed | RunPhase::Inconclusive => wait(Waiting::Analysis, waits_for(run)),
+            // An inconclusive run never ends by itself: what is waited for is the person, as the hold says.
+            RunPhase::Running | RunPhase::Failed | RunPhase::Inconclusive => {
+                let why = waits_for(run);
+                self.ensure_not_held()?;
+                wait(Waiting::Analysis, why)
+            }
             RunPhase::Cancelled => {
                 wait(Waiting::Person, format!("AnalysisRun {} was cancelled: `kubectl sluice retry` starts again", run.meta.name))
             }
