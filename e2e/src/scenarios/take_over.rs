@@ -1,0 +1,115 @@
+//! A Deployment that runs is taken over without a restart or a failed request, and given back likewise. One whose `replicas` is in Git
+//! is parked until Git drops the field.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use kube::api::PropagationPolicy;
+use serde_json::json;
+use sluice::api::{Phase, RolloutStatus, keys};
+
+use crate::{
+    app::App,
+    space::PodFacts,
+    test::Test,
+    wait::{seconds, wait_for, when},
+};
+
+pub async fn run(test: &Test) -> Result<()> {
+    futures::try_join!(there_and_back(test), parked(test)).map(drop)
+}
+
+async fn there_and_back(test: &Test) -> Result<()> {
+    let mut app = test.app("api")?;
+    app.deploy(3).await?;
+    // A history of its own: a paused Deployment that loses its active ReplicaSet alone would start pods of the old version.
+    app.release("v2", &[]).await?;
+    app.available(3).await?;
+    wait_for("the pods of v1 are gone", seconds(30), async || {
+        let pods = test.space.pods("app=api").await?;
+        Ok(when(pods.len() == 3, || format!("{pods:?}")))
+    })
+    .await?;
+    let before = test.space.pods("app=api").await?;
+    let routed = [test.space.snapshot("HTTPRoute", "api").await?, test.space.snapshot("Service", "api").await?];
+
+    let load = app.load(100)?;
+    app.roll().await?;
+    test.say("the Deployment is taken over");
+    same_pods(&before, &test.space.pods("app=api").await?)?;
+    let deployment = app.space.get("Deployment", "api").await?;
+    ensure!(
+        deployment["spec"]["replicas"] == 0 && deployment["spec"]["paused"] != true,
+        "the Deployment is not at rest: {}",
+        deployment["spec"]
+    );
+    let rollout = app.space.rollouts().get("api").await?;
+    ensure!(rollout.spec.replicas == Some(3), "the Rollout has {:?} replicas", rollout.spec.replicas);
+
+    test.space.remove("Rollout", "api", PropagationPolicy::Foreground).await?;
+    app.available(3).await?;
+    test.say("the Deployment is given back");
+    same_pods(&before, &test.space.pods("app=api").await?)?;
+    given_back(&app).await?;
+    let after = [test.space.snapshot("HTTPRoute", "api").await?, test.space.snapshot("Service", "api").await?];
+    ensure!(routed == after, "route and Service were {routed:?}, and are {after:?}");
+    test.stop(load).await?.ensure_no_failures()
+}
+
+/// Nothing of ours is left, and the Deployment is its own master.
+async fn given_back(app: &App) -> Result<()> {
+    let deployment = app.space.get("Deployment", "api").await?;
+    ensure!(deployment["spec"]["paused"] != true, "the Deployment is still paused");
+    let annotations = deployment["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
+    ensure!(!annotations.keys().any(|key| key.contains("sluice.dev")), "the Deployment keeps our marks: {annotations:?}");
+    let anchors = app.space.list("ControllerRevision").await?;
+    ensure!(!anchors.iter().any(|anchor| anchor["metadata"]["name"] == "api"), "the anchor is still there");
+    for mut set in app.space.list("ReplicaSet").await?.into_iter().filter(|set| set["metadata"]["labels"]["app"] == "api") {
+        let metadata = set["metadata"].as_object_mut().context("metadata")?;
+        metadata.remove("managedFields");
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(serde_json::Value::as_object_mut) {
+            // The Deployment controller itself copies these from the Deployment, and never removes what it has copied.
+            annotations.retain(|key, _| ![keys::EPOCH, keys::WORKLOAD_RECORD].contains(&key.as_str()));
+        }
+        let text = set["metadata"].to_string();
+        ensure!(!text.contains("sluice.dev"), "a ReplicaSet keeps our marks: {text}");
+        ensure!(set["metadata"]["ownerReferences"][0]["kind"] == "Deployment", "a ReplicaSet is not the Deployment's: {text}");
+    }
+    Ok(())
+}
+
+/// The Deployment's `replicas` stands in Git, which would scale the pods that we serve with.
+async fn parked(test: &Test) -> Result<()> {
+    let mut app = test.app("parked")?;
+    app.deployment["spec"]["replicas"] = json!(2);
+    app.apply().await?;
+    app.available(2).await?;
+    let before = test.space.pods("app=parked").await?;
+    app.space.apply(&app.rollout).await?;
+    let parked = |status: &RolloutStatus| status.conditions.iter().any(|c| c.type_ == "WorkloadParked" && c.status == "True");
+    let status = app.space.until("parked", "the condition WorkloadParked", seconds(60), parked).await?;
+    let condition = status.conditions.iter().find(|c| c.type_ == "WorkloadParked").context("WorkloadParked")?;
+    ensure!(condition.message.contains("replicas"), "the condition does not say what to mend: {}", condition.message);
+    let deployment = app.space.get("Deployment", "parked").await?;
+    ensure!(deployment["spec"]["paused"] == true, "the Deployment is not parked: {}", deployment["spec"]);
+    test.say(format!("parked: {}", condition.message));
+
+    app.deployment["spec"].as_object_mut().context("spec")?.remove("replicas");
+    app.space.apply(&app.deployment).await?;
+    app.space
+        .until("parked", "no condition WorkloadParked, Healthy", seconds(60), |s| !parked(s) && s.phase == Some(Phase::Healthy))
+        .await?;
+    let deployment = app.space.get("Deployment", "parked").await?;
+    ensure!(
+        deployment["spec"]["replicas"] == 0 && deployment["spec"]["paused"] != true,
+        "the Deployment is not at rest: {}",
+        deployment["spec"]
+    );
+    test.say("Git has dropped replicas: no longer parked");
+    same_pods(&before, &test.space.pods("app=parked").await?)
+}
+
+fn same_pods(before: &BTreeMap<String, PodFacts>, after: &BTreeMap<String, PodFacts>) -> Result<()> {
+    ensure!(before == after, "the pods were {before:?}, and are {after:?}");
+    Ok(())
+}
