@@ -69,7 +69,7 @@ async fn evidence(test: &Test) -> Result<()> {
     let rate: f64 = value.trim_end_matches([' ', '%']).parse().with_context(|| format!("the value is {value:?}"))?;
     ensure!((60.0..95.0).contains(&rate), "a success rate of {rate} % was measured, it is about 80");
     ensure!(fail.limit.contains("99") && fail.queries.iter().any(|query| query.contains("envoy_cluster")), "no evidence: {fail:?}");
-    test.say(format!("judged by its {} samples: {}", fail.samples.unwrap_or_default(), fail.message));
+    test.say(format!("judged by {:.0} requests: {}", fail.samples.unwrap_or_default(), fail.message));
     Ok(())
 }
 
@@ -107,12 +107,13 @@ fn figures(test: &Test, records: &Records, released: Timestamp, decided: Timesta
     let failed = records.failures().count();
     let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64();
     test.say(format!(
-        "v3 answered {} of {} requests, {failed} failed; all traffic was back on stable {:.1} s after v3's first answer, {:.1} s after its release, {:.2} s after the verdict",
+        "v3 answered {} of {} requests, {failed} failed; all traffic was back on stable {:.1} s after v3's first answer, {:.1} s after its release, {:.1} s after the verdict",
         records.of("v3"),
         records.sent(),
         seconds(first.at, last.at),
         seconds(released, last.at),
-        seconds(decided, last.at),
+        // Its last answer may well have come before.
+        seconds(decided, last.at).max(0.0),
     ));
     let others = records.failures().find(|record| record.version != "v3");
     ensure!(others.is_none(), "a request failed that v3 has not answered: {}", others.map(ToString::to_string).unwrap_or_default());

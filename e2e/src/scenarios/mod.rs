@@ -22,13 +22,14 @@ macro_rules! scenario {
 
 pub fn all() -> Vec<Scenario> {
     vec![
+        // The longest of those that run beside others comes first.
+        scenario!(outage, "outage", alone: false, "a minute without Prometheus is never a pass"),
         scenario!(take_over, "take-over", alone: false, "a running Deployment is taken over under load without a restart, and given back likewise"),
         scenario!(never_ready, "never-ready", alone: false, "a version that never becomes ready, and one that crashes after 20 s, are taken back; stable is untouched"),
         scenario!(neighbours, "neighbours", alone: false, "what others have in the same route stays untouched, while two Rollouts roll in it"),
         scenario!(routes_in_git, "routes-in-git", alone: false, "routes that list both Services, with and without weights; several routes; rules by name"),
         scenario!(actions, "actions", alone: false, "the plugin steers; stale commands are refused; new templates in the middle of a rollout"),
         scenario!(template_mode, "template-mode", alone: false, "a Rollout with its own template, judged by its pods' own numbers"),
-        scenario!(outage, "outage", alone: false, "a minute without Prometheus is never a pass"),
         scenario!(good_canary, "good-canary", alone: true, "a good version goes live by its weights, without a failed request"),
         scenario!(bad_canary, "bad-canary", alone: true, "a bad version is taken back by Prometheus, and stays so until a person or Git goes on"),
         scenario!(crashes, "crashes", alone: true, "the controller is killed five times in one rollout: the same end"),
