@@ -17,6 +17,9 @@ pub fn fill(kind: &Kind, object: &mut Value) {
         }
         "pods" => {
             pod_spec(&mut object["spec"]);
+            for list in ["initContainers", "containers"] {
+                each(&mut object["spec"], list, request_limits);
+            }
             default(&mut object["spec"], "enableServiceLinks", json!(true));
             default(&mut object["spec"], "preemptionPolicy", json!("PreemptLowerPriority"));
             default(&mut object["spec"], "priority", json!(0));
@@ -27,6 +30,12 @@ pub fn fill(kind: &Kind, object: &mut Value) {
         "secrets" => secret(object),
         "horizontalpodautoscalers.autoscaling" => default(&mut object["spec"], "minReplicas", json!(1)),
         "endpointslices.discovery.k8s.io" => {
+            // The API server stores no empty lists, and these two fields are always shown.
+            for list in ["endpoints", "ports"] {
+                if object[list].as_array().is_some_and(Vec::is_empty) {
+                    object[list] = Value::Null;
+                }
+            }
             for port in items(&mut object["ports"]) {
                 default(port, "protocol", json!("TCP"));
                 default(port, "name", json!(""));
@@ -138,6 +147,15 @@ fn container(container: &mut Value) {
         if let Some(handler) = container.get_mut("lifecycle").and_then(|l| l.get_mut(hook)) {
             http_get(handler);
         }
+    }
+}
+
+/// What a pod limits and does not request, it requests as much of.
+fn request_limits(container: &mut Value) {
+    let Some(limits) = container["resources"]["limits"].as_object().cloned() else { return };
+    default(&mut container["resources"], "requests", json!({}));
+    for (name, limit) in limits {
+        default(&mut container["resources"]["requests"], &name, limit);
     }
 }
 

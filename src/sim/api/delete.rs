@@ -76,7 +76,8 @@ impl ApiServer {
         if normalize::is_finished(kind, &object) {
             let last = self.commit(kind, key.clone(), (*live).clone(), Change::Deleted, caller);
             self.uninstall_if_crd(kind, &live, caller);
-            return Ok(gone(kind, &last));
+            object["metadata"]["resourceVersion"] = last["metadata"]["resourceVersion"].clone();
+            return Ok(if &*kind.id == "pods" { object } else { gone(kind, &last) });
         }
         if object == *live {
             return Ok(object);
@@ -147,7 +148,7 @@ fn check_preconditions(kind: &Kind, live: &Value, options: &DeleteOptions) -> Re
 
 /// What a finished deletion is answered with: a `Status`, but for the kinds that show the object once more.
 fn gone(kind: &Kind, object: &Value) -> Value {
-    if matches!(&*kind.id, "pods" | "services" | "serviceaccounts") { object.clone() } else { success(kind, object) }
+    if matches!(&*kind.id, "services" | "serviceaccounts") { object.clone() } else { success(kind, object) }
 }
 
 /// Marks an object as being deleted: its time, its grace, and the finalizer that the propagation asks for.

@@ -146,6 +146,13 @@ impl ApiError {
         Self { details, ..Self::new(422, "Invalid", message) }
     }
 
+    /// A patch whose result could not be decoded.
+    pub fn undecodable_patch(patched: &str, why: &str) -> Self {
+        let message = format!("Invalid value: {patched:?}: {why}");
+        let details = json!({"causes": [{"reason": "FieldValueInvalid", "message": message, "field": "patch"}]});
+        Self { details, ..Self::new(422, "Invalid", format!(" \"\" is invalid: patch: {message}")) }
+    }
+
     /// Somebody else wrote the object since the caller read it.
     pub fn stale(kind: &Kind, name: &str) -> Self {
         Self::conflict(kind, name, "the object has been modified; please apply your changes to the latest version and try again")
@@ -167,7 +174,8 @@ impl ApiError {
             many => format!("[{}]", many.join(", ")),
         };
         let causes: Vec<Value> = errors.iter().map(|e| json!({"reason": e.reason, "message": e.message, "field": e.field})).collect();
-        let mut body = details(kind.group(), &kind.kind, name);
+        let group = if kind.kind == "Event" { "" } else { kind.group() };
+        let mut body = details(group, &kind.kind, name);
         body["causes"] = causes.into();
         let message = format!("{} \"{name}\" is invalid: {what}", kind.qualified_kind());
         Self { details: body, ..Self::new(422, "Invalid", message) }

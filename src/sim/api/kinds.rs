@@ -73,10 +73,11 @@ impl Kind {
         &self.id
     }
 
-    /// As messages name the kind: `Deployment.apps`.
+    /// As messages name the kind: `Deployment.apps`; Events have no group in them.
     pub fn qualified_kind(&self) -> String {
         match self.group() {
             "" => self.kind.clone(),
+            _ if &*self.id == events::STORED => self.kind.clone(),
             group => format!("{}.{group}", self.kind),
         }
     }

@@ -26,6 +26,19 @@ pub fn for_update(kind: &Kind, live: &Value, object: &mut Value) -> Result<(), A
 }
 
 fn shape_up(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+    check_types(kind, object)?;
+    kind.schema.prune(object);
+    kind.schema.fill(object);
+    if !kind.custom {
+        defaults::fill(kind, object);
+        defaults::drop_empty(kind, &kind.schema, object);
+    }
+    drop_empty_metadata(object);
+    Ok(())
+}
+
+/// Refuses what could not be decoded into a built-in kind.
+pub fn check_types(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
     if !kind.custom {
         drop_nulls(object);
         if let Some((path, value, wanted)) = validate::wrong_type(&kind.schema, object, "") {
@@ -46,13 +59,6 @@ fn shape_up(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
             return Err(ApiError::bad_request(message));
         }
     }
-    kind.schema.prune(object);
-    kind.schema.fill(object);
-    if !kind.custom {
-        defaults::fill(kind, object);
-        defaults::drop_empty(kind, &kind.schema, object);
-    }
-    drop_empty_metadata(object);
     Ok(())
 }
 
@@ -153,8 +159,9 @@ pub fn is_new_generation(kind: &Kind, live: &Value, object: &Value) -> bool {
     };
     let annotations = |v: &Value| v["metadata"]["annotations"].clone();
     wanted(live) != wanted(object)
-        // Deployments alone count annotations too.
+        // Deployments count annotations too, EndpointSlices labels.
         || (&*kind.id == "deployments.apps" && annotations(live) != annotations(object))
+        || (&*kind.id == "endpointslices.discovery.k8s.io" && live["metadata"]["labels"] != object["metadata"]["labels"])
 }
 
 /// Whether nothing keeps an object that is being deleted any more.

@@ -162,6 +162,7 @@ pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
             }
         }
         "services" => service(live, object, &mut errors),
+        "events.events.k8s.io" => event(object, &mut errors),
         "leases.coordination.k8s.io" => {
             let duration = &object["spec"]["leaseDurationSeconds"];
             if duration.as_i64().is_some_and(|d| d <= 0) {
@@ -271,6 +272,38 @@ fn port_number(port: &Value, path: &str, errors: &mut Vec<FieldError>) {
         Some(1..=65535) => {}
         None | Some(0) => errors.push(FieldError::required(path, "")),
         Some(_) => errors.push(FieldError::invalid(path, port, "must be between 1 and 65535, inclusive")),
+    }
+}
+
+/// Events name their fields as the core API does. Those that come by it may leave out what is new since.
+fn event(event: &Value, errors: &mut Vec<FieldError>) {
+    let about = &event["regarding"]["namespace"];
+    let fits = if about.is_null() { event["metadata"]["namespace"] == "default" } else { *about == event["metadata"]["namespace"] };
+    if !fits {
+        let about = json!(about.as_str().unwrap_or_default());
+        errors.push(FieldError::invalid("involvedObject.namespace", &about, "does not match event.namespace"));
+    }
+    if !event["deprecatedSource"].is_null() || !event["deprecatedFirstTimestamp"].is_null() {
+        return;
+    }
+    if event["eventTime"].is_null() {
+        errors.push(FieldError::required("eventTime", ""));
+    }
+    for field in ["reportingController", "reportingInstance", "action", "reason"] {
+        if event["eventTime"].is_string() && event[field].as_str().is_none_or(str::is_empty) {
+            errors.push(FieldError::required(field, ""));
+        }
+    }
+    let controller = &event["reportingController"];
+    if controller.as_str().is_some_and(|c| !c.is_empty() && !is_qualified(c)) {
+        errors.push(FieldError::invalid("reportingController", controller, NAME_PART));
+    }
+    let kind = event["type"].as_str().unwrap_or_default();
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.push(FieldError::invalid("type", &json!(kind), format!("has invalid value: {kind}")));
+    }
+    if event["note"].as_str().is_some_and(|n| n.len() > 1024) {
+        errors.push(FieldError::invalid("message", &json!(""), "can have at most 1024 characters"));
     }
 }
 

@@ -57,7 +57,7 @@ impl View {
                 json!({"apiVersion": kind.api_version, "kind": format!("{}List", kind.kind), "metadata": metadata, "items": items})
             }
             Self::Metadata => {
-                let items: Vec<Value> = objects.iter().map(|o| json!({"metadata": o["metadata"]})).collect();
+                let items: Vec<Value> = objects.iter().map(|o| self.one(kind, o, now)).collect();
                 json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": metadata, "items": items})
             }
             Self::Table => table::table(kind, objects.iter().map(|o| o.as_ref()), now, Some(revision)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::ApiServer;
-use super::error::ApiError;
+use super::error::{ApiError, FieldError};
 use super::kinds::Kind;
 use super::path::{Query, Target};
 use super::selector::{FieldSelector, LabelSelector};
@@ -75,10 +75,8 @@ impl ApiServer {
         };
         let streaming = query.flag("sendInitialEvents");
         if streaming && query.get("resourceVersionMatch") != Some("NotOlderThan") {
-            return Err(ApiError::bad_request("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
-        }
-        if asked > current {
-            return Err(ApiError::from_the_future(asked, current));
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            return Err(ApiError::invalid_options("ListOptions", FieldError::forbidden("resourceVersionMatch", why)));
         }
         let bookmarks = query.flag("allowWatchBookmarks");
         // Unset and "0" start with the objects as they are now, unless that is switched off.
@@ -115,7 +113,8 @@ impl ApiServer {
         for event in self.store.since(watch.revision).filter(|e| &*e.kind == watch.scope.kind.stored_id()) {
             out.extend(notice(&watch.scope, event));
         }
-        watch.revision = self.store.revision();
+        // A watch from a revision that is still to come waits for it.
+        watch.revision = watch.revision.max(self.store.revision());
         out
     }
 

@@ -259,6 +259,8 @@ impl ApiServer {
         if part == Part::Scale {
             object = scale::written_back(kind, &live, &object)?;
         }
+        let patched = object.to_string();
+        normalize::check_types(kind, &mut object).map_err(|e| ApiError::undecodable_patch(&patched, &e.message))?;
         self.revise(kind, key, part, caller, object).map(|o| (200, o))
     }
 

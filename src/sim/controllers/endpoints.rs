@@ -27,7 +27,7 @@ impl Endpoints {
             let slice_key = (namespace(service).to_owned(), slice_name(service));
             let live = api.get(ENDPOINT_SLICES, &slice_key.0, &slice_key.1).cloned();
             let (endpoints, ports) = wanted(service, &pods);
-            let same = live.as_ref().is_some_and(|l| l["endpoints"] == endpoints && or_empty(&l["ports"]) == ports);
+            let same = live.as_ref().is_some_and(|l| or_empty(&l["endpoints"]) == endpoints && or_empty(&l["ports"]) == ports);
             if same {
                 self.outdated.remove(&key(service));
                 continue;
