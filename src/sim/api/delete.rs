@@ -5,13 +5,14 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::caller::Caller;
 use super::error::ApiError;
 use super::kinds::Kind;
 use super::managed::seconds;
 use super::path::{Query, Target};
 use super::store::{Change, ObjectKey};
 use super::watch::Scope;
-use super::write::{CRDS, Caller};
+use super::write::CRDS;
 use super::{ApiServer, Request, normalize};
 
 /// What happens to the objects that name the deleted one as their owner.

@@ -6,6 +6,7 @@
 //! built-in field (see [`rules`] for those it knows).
 
 mod apply;
+mod caller;
 mod defaults;
 mod delete;
 mod discovery;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+pub use caller::{Caller, Part};
 pub use delete::{DeleteOptions, Propagation};
 pub use error::ApiError;
 pub use kinds::{Kind, Kinds};
@@ -44,7 +46,6 @@ pub use selector::{FieldSelector, LabelSelector};
 pub use store::{Change, Event, ObjectKey};
 pub use view::View;
 pub use watch::{Notice, Scope, Watch};
-pub use write::{Caller, Part};
 
 /// A request as it arrives, its body decoded.
 #[derive(Debug, Clone, Default)]

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::caller::Part;
 use super::error::ApiError;
 use super::kinds::Kind;
-use super::write::Part;
 use super::{defaults, validate};
 
 pub fn for_create(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {

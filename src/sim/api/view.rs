@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::caller::Part;
 use super::kinds::Kind;
-use super::write::Part;
 use super::{scale, table};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
