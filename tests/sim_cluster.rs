@@ -93,7 +93,7 @@ fn set_names(cluster: &SimCluster) -> Vec<String> {
 
 fn ready_endpoints(cluster: &SimCluster) -> BTreeSet<String> {
     let slices = cluster.list("endpointslices.discovery.k8s.io", NS);
-    let endpoints = slices.iter().flat_map(|s| s["endpoints"].as_array().unwrap());
+    let endpoints = slices.iter().flat_map(|s| s["endpoints"].as_array().into_iter().flatten());
     let ready = endpoints.filter(|e| e["conditions"]["ready"] == true);
     ready.map(|e| e["targetRef"]["uid"].as_str().unwrap().to_owned()).collect()
 }
