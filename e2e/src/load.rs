@@ -54,7 +54,9 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 impl Load {
     /// `rate` requests a second for this host and path.
     pub fn start(gateway: &str, host: &str, path: &str, rate: u32) -> Result<Self> {
-        let file = std::env::temp_dir().join(format!("sluice-e2e-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+        // The state of this cluster: another run on the same machine may have the same pid in its own namespace.
+        let directory = std::env::var_os("SLUICE_E2E_STATE").map_or_else(std::env::temp_dir, PathBuf::from);
+        let file = directory.join(format!("load-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
         let targets = file.with_extension("targets");
         std::fs::write(&targets, format!("GET {gateway}{path}\nHost: {host}\n")).context("write the target of the load")?;
         let mut command = Command::new("vegeta");
