@@ -50,7 +50,7 @@ impl ActError {
 }
 
 impl Kind {
-    fn watched(self) -> Watched {
+    pub(crate) fn watched(self) -> Watched {
         match self {
             Self::Rollout => Watched::Rollout,
             Self::RolloutAction => Watched::RolloutAction,

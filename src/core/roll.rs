@@ -172,8 +172,9 @@ impl Draft<'_> {
         let before = self.weight_before(index);
         let live = self.live_weight();
         // What it has lost in between (unready pods, a route put back) comes back before it gets more.
+        let observed = self.status.canary.as_ref().is_some_and(|c| c.weight_observed_at.is_some());
         let (weight, set_by) = match self.spec.weight_at(index) {
-            (weight, _) if live < before.0 && before.0 < weight => before,
+            (weight, _) if before.0 < weight && (live < before.0 || live == before.0 && live > Weight::ZERO && !observed) => before,
             present => present,
         };
         let base = self.replicas.max(1);
@@ -196,7 +197,12 @@ impl Draft<'_> {
             }
             self.rewind(canary, Stage::Weight(set_by));
         }
-        self.apply_weight(canary, weight, set_by)
+        self.apply_weight(canary, weight, set_by)?;
+        if weight != self.spec.weight_at(index).0 {
+            self.wake(self.now);
+            return wait(Waiting::Settling, format!("the canary has its {weight} again"));
+        }
+        Ok(())
     }
 
     fn apply_weight(&mut self, canary: &str, weight: Weight, set_by: usize) -> Flow {

@@ -107,7 +107,8 @@ impl Draft<'_> {
                 Ok(()) => Ok(()),
                 Err(why) => wait(Waiting::Analysis, format!("waits for evidence at the present weight: {why}")),
             },
-            _ => Ok(()), // it starts at a later step
+            (Some(_), None) => wait(Waiting::Analysis, "waits for evidence at the present weight: it is not observed yet"),
+            (None, _) => Ok(()), // it starts at a later step
         }
     }
 

@@ -6,11 +6,14 @@
 //! - [`serve`]: the API over real HTTP, for `kubectl`
 //! - [`traffic`]: real requests through the gateway's data plane to apps in this process
 //! - [`cluster`]: all of it together
+//! - [`drive`]: the same with the controller in one loop, without a runtime; [`promises`] are checked at every write
 
 pub mod api;
 pub mod cluster;
 pub mod controllers;
+pub mod drive;
 mod http;
+pub mod promises;
 pub mod serve;
 pub mod service;
 pub mod traffic;

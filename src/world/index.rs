@@ -24,7 +24,7 @@ pub enum Key {
 }
 
 /// Objects by namespace and name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Table<T>(HashMap<String, BTreeMap<String, T>>);
 
 impl<T> Default for Table<T> {
@@ -54,7 +54,7 @@ impl<T> Table<T> {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Index {
     rollouts: Table<RolloutEntry>,
     workloads: Table<WorkloadView>,

@@ -12,7 +12,7 @@ use super::{after, sooner};
 use crate::sim::api::{ApiServer, LabelSelector, ObjectKey};
 
 /// Remembers since when each Service's slice has been out of date.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Endpoints {
     outdated: BTreeMap<ObjectKey, Timestamp>,
 }

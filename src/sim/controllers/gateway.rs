@@ -73,7 +73,7 @@ impl Programmed {
 }
 
 /// Versions of one thing on their way to the data plane, oldest first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pipeline<T> {
     underway: VecDeque<(Timestamp, T)>,
 }
@@ -101,7 +101,7 @@ impl<T: PartialEq + Clone> Pipeline<T> {
 }
 
 /// The gateway's control plane and what its data plane has been told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Gateway {
     pub controller_name: String,
     /// Whether it writes routes' status; some gateways don't, or not for every parent.

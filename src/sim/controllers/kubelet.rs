@@ -67,7 +67,7 @@ struct Track {
 }
 
 /// The node agent, and the scheduler that gives it every pod.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Kubelet {
     images: BTreeMap<String, Behaviour>,
     tracks: BTreeMap<String, Track>,

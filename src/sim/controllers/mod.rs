@@ -45,6 +45,7 @@ impl Default for Timing {
 }
 
 /// All controllers and what they remember.
+#[derive(Clone)]
 pub struct Controllers {
     pub timing: Timing,
     pub kubelet: kubelet::Kubelet,

@@ -1,0 +1,336 @@
+//! The cluster and the controller in one synchronous loop, in virtual time: no runtime, no task, no wait. One seed, one way through.
+//! It can be copied at any moment, so that a test goes on from there in many ways.
+//!
+//! The way is the controller's own: events -> [`Index`] -> [`core::plan`] -> requests to the [`ApiServer`] -> events. Every write passes
+//! the [`Promises`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+
+use super::{
+    api::{ApiServer, Change as Committed, Event, Request, Response},
+    controllers::{Controllers, Timing},
+    promises::Promises,
+};
+use crate::{
+    core::{
+        self, Observed, Settings,
+        analysis::{self, Measured},
+        judge::Sample,
+        observed::{DryRun, Meta},
+        patch::{Kind, Write},
+        revision,
+    },
+    world::{Change, Index, Key, Watched},
+};
+
+/// From an event until the controller looks at what it concerns.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Wait before a write that met a change is planned again.
+const AFTER_STALE: Duration = Duration::from_millis(150);
+/// Writes of the controller at one moment in virtual time; beyond them it fights with itself.
+const MAX_WRITES_AT_ONCE: usize = 200;
+
+/// What a crash of the controller loses.
+#[derive(Clone, Default)]
+struct Memory {
+    index: Index,
+    /// What is looked at again, and when.
+    queue: BTreeMap<Key, Timestamp>,
+}
+
+#[derive(Clone)]
+pub struct Drive {
+    pub api: ApiServer,
+    pub cluster: Controllers,
+    pub now: Timestamp,
+    pub promises: Promises,
+    pub settings: Settings,
+    /// Images whose metrics are bad.
+    pub bad: BTreeSet<String>,
+    /// Writes of the controller that took effect.
+    pub writes: usize,
+    /// The controller crashes after this many writes, before it has seen the answer.
+    pub crash_after: Option<usize>,
+    /// What the controller did, one line each.
+    pub log: Vec<String>,
+    memory: Memory,
+    epoch: u64,
+    /// Events up to here have been shown to the promises and to the controller.
+    shown: u64,
+    cluster_due: Option<Timestamp>,
+    at_once: (Timestamp, usize),
+}
+
+impl Drive {
+    pub fn new(seed: u64, epoch: Timestamp) -> Self {
+        Self {
+            api: ApiServer::new(seed, epoch),
+            cluster: Controllers::new(Timing::default(), Some([10, 244])),
+            now: epoch,
+            promises: Promises::default(),
+            settings: Settings { prometheus_address: Some("http://prometheus".to_owned()) },
+            bad: BTreeSet::new(),
+            writes: 0,
+            crash_after: None,
+            log: vec![],
+            memory: Memory::default(),
+            epoch: 1,
+            shown: 0,
+            cluster_due: Some(epoch),
+            at_once: (epoch, 0),
+        }
+    }
+
+    /// A request of somebody else's.
+    pub fn request(&mut self, request: &Request) -> Response {
+        let response = self.api.handle(request, self.now);
+        self.show();
+        response
+    }
+
+    /// The controller has crashed, and a new one leads: it knows only what it lists.
+    pub fn crash(&mut self) {
+        self.epoch += 1;
+        self.memory = Memory::default();
+        for kind in Watched::ALL {
+            let objects: Vec<Arc<Value>> = self.api.list(&id(kind)).cloned().collect();
+            for object in objects {
+                self.memory.index.take(kind, &dynamic(&object), Change::Applied);
+            }
+        }
+        let again = self.now + Duration::from_secs(1);
+        self.memory.queue = self.memory.index.all_keys().into_iter().map(|key| (key, again)).collect();
+    }
+
+    /// When something happens next.
+    fn next(&self) -> Option<Timestamp> {
+        self.memory.queue.values().copied().chain(self.cluster_due).min()
+    }
+
+    /// Goes on until `holds`, `until` at the latest; says whether it held.
+    pub fn run(&mut self, until: Timestamp, mut holds: impl FnMut(&Self) -> bool) -> bool {
+        loop {
+            if holds(self) {
+                return true;
+            }
+            match self.next() {
+                Some(next) if next <= until => self.step(next),
+                _ => {
+                    self.now = self.now.max(until);
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, next: Timestamp) {
+        self.now = self.now.max(next);
+        if self.cluster_due.is_some_and(|due| due <= self.now) {
+            self.cluster_due = self.cluster.step(&mut self.api, self.now);
+            self.promises.data_plane(self.cluster.gateway.programmed(), &self.api, self.now);
+            self.show();
+            return;
+        }
+        let due = self.memory.queue.iter().find(|(_, due)| **due <= self.now).map(|(key, _)| key.clone());
+        if let Some(key) = due {
+            self.memory.queue.remove(&key);
+            self.look(&key);
+        }
+    }
+
+    fn again(&mut self, key: Key, at: Timestamp) {
+        let due = self.memory.queue.entry(key).or_insert(at);
+        *due = at.min(*due);
+    }
+
+    /// New events: to the promises, to the controller's memory; and the cluster reacts.
+    fn show(&mut self) {
+        let events: Vec<Arc<Event>> = self.api.since(self.shown).cloned().collect();
+        for event in &events {
+            self.shown = event.revision;
+            self.promises.check(event, &self.api);
+            let Some(kind) = Watched::ALL.into_iter().find(|kind| id(*kind) == *event.kind) else { continue };
+            let change = if event.change == Committed::Deleted { Change::Deleted } else { Change::Applied };
+            for key in self.memory.index.take(kind, &dynamic(&event.object), change) {
+                self.again(key, self.now + DEBOUNCE);
+            }
+        }
+        if !events.is_empty() {
+            let reaction = self.now + self.cluster.timing.reaction;
+            self.cluster_due = Some(self.cluster_due.map_or(reaction, |due| due.min(reaction)));
+        }
+    }
+
+    fn look(&mut self, key: &Key) {
+        let done = match key {
+            Key::Rollout { namespace, name } => self.look_at_rollout(namespace, name),
+            Key::Run { namespace, name } => self.look_at_run(namespace, name),
+        };
+        match done {
+            Ok(Some(wake)) => self.again(key.clone(), wake.max(self.now)),
+            Ok(None) => {}
+            Err(Stop::Crashed) => self.crash(),
+            Err(Stop::Stale) => self.again(key.clone(), self.now + AFTER_STALE),
+        }
+    }
+
+    fn look_at_rollout(&mut self, namespace: &str, name: &str) -> Result<Option<Timestamp>, Stop> {
+        let Some(mut obs) = self.memory.index.observe(namespace, name, self.epoch) else { return Ok(None) };
+        self.ask(&mut obs);
+        let plan = core::plan(&obs, &self.settings, self.now);
+        for action in &plan.actions {
+            self.log.push(format!("{} {name}: {}", self.now, action.what));
+            self.write(namespace, &request(namespace, &action.write), action.write.kind())?;
+        }
+        if plan.status != obs.rollout.status {
+            self.log.push(format!("{} {name}: status: {}", self.now, plan.status.message));
+            let status = serde_json::to_value(&plan.status).unwrap_or_default();
+            self.write_status(namespace, Kind::Rollout, &obs.rollout.meta, &status)?;
+        }
+        Ok(plan.wake_at)
+    }
+
+    fn ask(&mut self, obs: &mut Observed) {
+        let Some(question) = revision::question(obs) else { return };
+        let mut request = request(&obs.rollout.namespace, &Write::Create { kind: Kind::ReplicaSet, body: question });
+        request.query = "dryRun=All".to_owned();
+        let answer = self.api.handle(&request, self.now);
+        obs.dry_run = Some(match answer.status {
+            201 => DryRun::Defaulted(revision::digest(&answer.body["spec"]["template"])),
+            _ => DryRun::Refused(answer.body["message"].as_str().unwrap_or_default().to_owned()),
+        });
+    }
+
+    fn look_at_run(&mut self, namespace: &str, name: &str) -> Result<Option<Timestamp>, Stop> {
+        let Some(run) = self.memory.index.run(namespace, name).cloned() else { return Ok(None) };
+        let status = match &run.status {
+            status if status.phase.is_final() => return Ok(None),
+            status if status.started_at.is_none() => analysis::start(&run.spec, true, self.now),
+            status if run.spec.terminate => analysis::cancel(status.clone(), self.now),
+            status => {
+                let value = if self.is_bad(namespace, &run.spec.canary_hash) { 0.0 } else { 100.0 };
+                let measured = || Measured { queries: vec![], result: Ok(Some(Sample::of(value))), since: None, reading: None };
+                let due = analysis::due(&run.spec, status, self.now).into_iter().map(|metric| (metric, measured())).collect();
+                analysis::record(&run.spec, status.clone(), due, self.now)
+            }
+        };
+        if status != run.status {
+            self.write_status(namespace, Kind::AnalysisRun, &run.meta, &serde_json::to_value(&status).unwrap_or_default())?;
+        }
+        Ok(analysis::next_wake(&run.spec, &status, self.now))
+    }
+
+    fn is_bad(&self, namespace: &str, hash: &str) -> bool {
+        let mut sets = self.api.list("replicasets.apps").filter(|rs| rs["metadata"]["namespace"] == namespace);
+        let set = sets.find(|rs| rs["metadata"]["labels"]["pod-template-hash"] == hash);
+        set.and_then(|rs| rs["spec"]["template"]["spec"]["containers"][0]["image"].as_str()).is_some_and(|image| self.bad.contains(image))
+    }
+
+    fn write_status(&mut self, namespace: &str, kind: Kind, meta: &Meta, status: &Value) -> Result<(), Stop> {
+        let ops = vec![
+            json!({"op": "test", "path": "/metadata/uid", "value": meta.uid}),
+            json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version}),
+            json!({"op": "add", "path": "/status", "value": status}),
+        ];
+        let write = Write::Patch { kind, name: meta.name.clone(), subresource: Some("status"), ops };
+        self.write(namespace, &request(namespace, &write), kind)
+    }
+
+    fn write(&mut self, namespace: &str, request: &Request, kind: Kind) -> Result<(), Stop> {
+        self.at_once = if self.at_once.0 == self.now { (self.now, self.at_once.1 + 1) } else { (self.now, 1) };
+        assert!(self.at_once.1 < MAX_WRITES_AT_ONCE, "the controller fights with itself in {namespace}: {:#?}", self.tail());
+        let response = self.api.handle(request, self.now);
+        if response.status >= 400 {
+            self.log.push(format!("  refused: {}", response.body["message"].as_str().unwrap_or_default()));
+            return Err(Stop::Stale);
+        }
+        self.writes += 1;
+        if self.crash_after == Some(self.writes) {
+            self.show();
+            return Err(Stop::Crashed);
+        }
+        let is_object = request.method != "DELETE" && !request.path.ends_with("/scale");
+        if is_object {
+            for key in self.memory.index.take(kind.watched(), &dynamic(&response.body), Change::Applied) {
+                self.again(key, self.now + DEBOUNCE);
+            }
+        }
+        self.show();
+        Ok(())
+    }
+
+    /// The newest lines of the log.
+    pub fn tail(&self) -> &[String] {
+        &self.log[self.log.len().saturating_sub(60)..]
+    }
+}
+
+/// Why a look ended early.
+enum Stop {
+    Stale,
+    Crashed,
+}
+
+impl Write {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Create { kind, .. } | Self::Patch { kind, .. } | Self::Delete { kind, .. } | Self::Scale { kind, .. } => *kind,
+        }
+    }
+}
+
+fn id(kind: Watched) -> String {
+    let resource = kind.resource();
+    match resource.group.as_str() {
+        "" => resource.plural,
+        group => format!("{}.{group}", resource.plural),
+    }
+}
+
+fn dynamic(object: &Value) -> DynamicObject {
+    serde_json::from_value(object.clone()).expect("the server's objects have metadata")
+}
+
+/// The path of a namespaced resource.
+pub fn path(kind: Watched, namespace: &str, name: &str) -> String {
+    let resource = kind.resource();
+    let prefix = if resource.group.is_empty() { "/api" } else { "/apis" };
+    let slash = if name.is_empty() { "" } else { "/" };
+    format!("{prefix}/{}/namespaces/{namespace}/{}{slash}{name}", resource.api_version, resource.plural)
+}
+
+fn request(namespace: &str, write: &Write) -> Request {
+    let kind = write.kind().watched();
+    let ours = |method: &str, path: String, content_type: &str, body: Value| Request {
+        method: method.to_owned(),
+        path,
+        content_type: content_type.to_owned(),
+        body,
+        actor: crate::act::MANAGER.to_owned(),
+        ..Request::default()
+    };
+    match write {
+        Write::Create { body, .. } => ours("POST", path(kind, namespace, ""), "application/json", body.clone()),
+        Write::Patch { name, subresource, ops, .. } => {
+            let sub = subresource.map(|sub| format!("/{sub}")).unwrap_or_default();
+            ours("PATCH", path(kind, namespace, name) + &sub, "application/json-patch+json", Value::from(ops.clone()))
+        }
+        Write::Scale { name, replicas, .. } => {
+            let body = json!({"spec": {"replicas": replicas}});
+            ours("PATCH", path(kind, namespace, name) + "/scale", "application/merge-patch+json", body)
+        }
+        Write::Delete { name, uid, resource_version, .. } => {
+            let only = json!({"uid": uid, "resourceVersion": resource_version});
+            let body = json!({"propagationPolicy": "Background", "preconditions": only});
+            ours("DELETE", path(kind, namespace, name), "application/json", body)
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Whole rollouts on the simulated cluster, step by step in virtual time; every write is held against the promises.
+#![cfg(feature = "sim")]
+
+mod shop;
+
+use serde_json::json;
+use shop::Shop;
+use sluice::{sim::Behaviour, world::Watched};
+
+/// A rollout of v2 that waits at 50 %.
+fn halfway() -> Shop {
+    let mut shop = Shop::open();
+    shop.deploy("app:v2");
+    shop.until("at 50 %", |s| s.phase() == "Paused" && s.weight() == 50.0);
+    shop
+}
+
+#[test]
+fn a_good_version_is_promoted_and_the_pods_that_were_judged_serve() {
+    let mut shop = halfway();
+    let judged = shop.pods("app:v2");
+    assert!(!judged.is_empty());
+    shop.command("Promote");
+    shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v2");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+    let serve = shop.pods("app:v2");
+    assert!(serve.len() == 3 && judged.iter().all(|pod| serve.contains(pod)), "S7: the pods that were judged serve");
+    assert!(shop.pods("app:v1").is_empty());
+}
+
+#[test]
+fn a_version_with_bad_metrics_is_taken_back_and_stays_so_until_the_next() {
+    let mut shop = Shop::open();
+    shop.drive.bad.insert("app:v2".into());
+    shop.deploy("app:v2");
+    shop.until("taken back", Shop::is_aborted);
+    shop.drive.bad.clear();
+    shop.comes_to_rest();
+    assert_eq!(shop.phase(), "Aborted", "S3: abort is absorbing");
+    assert_eq!((shop.image_that_serves(), shop.weight()), ("app:v1".into(), 0.0));
+    shop.deploy("app:v3");
+    shop.until("paused at 50 %", |s| s.weight() == 50.0 && s.phase() == "Paused");
+    shop.command("Promote");
+    shop.until("the next one is promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v3");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+}
+
+#[test]
+fn a_version_that_never_becomes_ready_gets_no_traffic_and_is_taken_back_at_the_deadline() {
+    let mut shop = Shop::open();
+    shop.drive.cluster.kubelet.set_behaviour("app:v2", Behaviour::never_ready());
+    shop.deploy("app:v2");
+    shop.until("taken back", |s| {
+        assert_eq!(s.weight(), 0.0);
+        s.is_aborted()
+    });
+    shop.comes_to_rest();
+    let rejected = &shop.status("api")["rejected"][0]["reason"];
+    assert!(rejected.as_str().unwrap().contains("waits for the canary's pods: 0 of 1 ready"), "{rejected}");
+}
+
+#[test]
+fn a_version_that_crashes_again_and_again_is_taken_back() {
+    let mut shop = Shop::open();
+    shop.drive.promises.lenient_about_requests = true;
+    let crashes = Behaviour::crashing_after(std::time::Duration::from_secs(15));
+    shop.drive.cluster.kubelet.set_behaviour("app:v2", crashes);
+    shop.deploy("app:v2");
+    shop.until("taken back", Shop::is_aborted);
+    shop.comes_to_rest();
+}
+
+#[test]
+fn a_deployment_is_taken_over_and_given_back_with_its_pods() {
+    let mut shop = Shop::without_rollout();
+    let pods = shop.pods("app:v1");
+    shop.rollout("api", json!({}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.comes_to_rest();
+    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
+    assert_eq!(shop.get(Watched::Deployment, "api")["spec"]["replicas"], 0);
+    let path = sluice::sim::drive::path(Watched::Rollout, shop::NS, "api");
+    shop.send("DELETE", &path, "person", "application/json", json!({}));
+    shop.until("gone", |s| s.get(Watched::Rollout, "api").is_null());
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+    let deployment = shop.get(Watched::Deployment, "api");
+    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
+    assert_eq!((&deployment["spec"]["replicas"], &deployment["status"]["readyReplicas"]), (&json!(3), &json!(3)));
+    assert!(deployment["spec"]["paused"].is_null() || deployment["spec"]["paused"] == false, "{deployment:#}");
+    assert!(deployment["metadata"]["annotations"].as_object().is_none_or(|a| !a.keys().any(|key| key.contains("sluice"))));
+}
+
+/// Copies of a rollout of v2, from the change of the template until it is promoted: one after each look in which the controller wrote.
+fn moments() -> Vec<Shop> {
+    let mut shop = Shop::open();
+    shop.deploy("app:v2");
+    let mut moments = vec![shop.clone()];
+    let mut promoted = false;
+    while !shop.is_healthy("api") || shop.image_that_serves() != "app:v2" {
+        if !promoted && shop.phase() == "Paused" && shop.weight() == 50.0 {
+            shop.command("Promote");
+            promoted = true;
+        }
+        let writes = shop.drive.writes;
+        let end = shop.drive.now + jiff::SignedDuration::from_hours(1);
+        assert!(shop.drive.run(end, |d| d.writes > writes), "stuck: {:#?}", shop.drive.tail());
+        moments.push(shop.clone());
+    }
+    moments
+}
+
+/// Every how many moments are tried: SLUICE_SWEEP=1 tries all, which takes minutes.
+fn stride() -> usize {
+    std::env::var("SLUICE_SWEEP").ok().and_then(|n| n.parse().ok()).unwrap_or(7)
+}
+
+/// Does something at every moment of a rollout; `end` says what must have come of it, whenever it was done. `first` tells tests apart, so
+/// that together they try more of the moments.
+fn at_every_moment(first: usize, act: impl Fn(&mut Shop), end: impl Fn(&mut Shop)) {
+    for (n, moment) in moments().into_iter().enumerate().skip(first % stride()).step_by(stride()) {
+        println!("moment {n}: {}", moment.status("api")["message"]);
+        let mut shop = moment;
+        act(&mut shop);
+        end(&mut shop);
+        shop.comes_to_rest();
+    }
+}
+
+fn promote_if_it_waits(shop: &mut Shop, image: &str) {
+    shop.until("promoted or waiting for a person", |s| {
+        let status = s.status("api");
+        let waits = s.phase() == "Paused" && s.weight() == 50.0 && status["currentStep"]["index"] == 3;
+        waits && s.image_of(&status["canaryRevision"]) == image || s.is_healthy("api") && s.image_that_serves() == image
+    });
+    if !shop.is_healthy("api") {
+        shop.command("Promote");
+    }
+    shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == image);
+}
+
+#[test]
+fn a_template_that_comes_in_the_middle_supersedes_at_every_moment() {
+    at_every_moment(
+        0,
+        |shop| shop.deploy("app:v3"),
+        |shop| {
+            promote_if_it_waits(shop, "app:v3");
+            shop.wait(60);
+            shop.is_as_in_git();
+            assert!(shop.pods("app:v1").is_empty() && shop.pods("app:v2").is_empty() && shop.pods("app:v3").len() == 3);
+        },
+    );
+}
+
+#[test]
+fn a_template_set_back_to_stable_goes_home_at_every_moment() {
+    at_every_moment(
+        2,
+        |shop| shop.deploy("app:v1"),
+        |shop| {
+            promote_if_it_waits(shop, "app:v1");
+            shop.wait(60);
+            shop.is_as_in_git();
+            assert!(shop.pods("app:v2").is_empty() && shop.pods("app:v1").len() == 3);
+        },
+    );
+}
+
+#[test]
+fn an_abort_takes_back_at_every_moment_before_the_promotion() {
+    at_every_moment(
+        4,
+        |shop| {
+            let action = shop.command("Abort");
+            shop.until("answered", |s| !s.outcome(&action).is_empty());
+        },
+        |shop| {
+            shop.until("at an end", |s| s.is_aborted() || s.is_healthy("api") || s.phase() == "Paused");
+            if shop.phase() == "Paused" {
+                promote_if_it_waits(shop, "app:v2"); // refused, as the rollout had not begun
+            }
+            let expected = if shop.phase() == "Aborted" { "app:v1" } else { "app:v2" };
+            assert_eq!(shop.image_that_serves(), expected);
+            if shop.phase() == "Aborted" {
+                assert_eq!(shop.weight(), 0.0);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_rollout_deleted_at_any_moment_gives_its_deployment_back() {
+    at_every_moment(
+        6,
+        |shop| {
+            let path = sluice::sim::drive::path(Watched::Rollout, shop::NS, "api");
+            shop.send("DELETE", &path, "person", "application/json", json!({}));
+        },
+        |shop| {
+            shop.until("gone", |s| s.get(Watched::Rollout, "api").is_null());
+            shop.wait(60);
+            shop.is_as_in_git();
+            let deployment = shop.get(Watched::Deployment, "api");
+            assert_eq!((&deployment["spec"]["replicas"], &deployment["status"]["readyReplicas"]), (&json!(3), &json!(3)));
+            assert_eq!(shop.pods("app:v1").len() + shop.pods("app:v2").len(), 3);
+        },
+    );
+}
+
+#[test]
+fn a_crash_after_any_write_ends_as_without_it() {
+    let start = Shop::open().drive.writes;
+    let mut whole = Shop::open();
+    whole.deploy("app:v2");
+    promote_if_it_waits(&mut whole, "app:v2");
+    let mut opened = Shop::open();
+    opened.deploy("app:v2");
+    for crash in (start + 1..=whole.drive.writes).skip(3 % stride()).step_by(stride()) {
+        println!("crash after write {crash}");
+        let mut shop = opened.clone();
+        shop.drive.crash_after = Some(crash);
+        promote_if_it_waits(&mut shop, "app:v2");
+        shop.wait(60);
+        shop.is_as_in_git();
+        assert!(shop.pods("app:v1").is_empty() && shop.pods("app:v2").len() == 3);
+        shop.comes_to_rest();
+    }
+}
