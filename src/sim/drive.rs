@@ -314,7 +314,7 @@ fn request(namespace: &str, write: &Write) -> Request {
         path,
         content_type: content_type.to_owned(),
         body,
-        actor: crate::act::MANAGER.to_owned(),
+        actor: crate::core::patch::MANAGER.to_owned(),
         ..Request::default()
     };
     match write {

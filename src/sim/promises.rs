@@ -40,7 +40,7 @@ impl Promises {
         let world = World { server, namespace: text(&event.object["metadata"]["namespace"]).to_owned() };
         let before = event.before.as_deref().unwrap_or(&Value::Null);
         let after = &*event.object;
-        let ours = event.actor.as_ref() == crate::act::MANAGER;
+        let ours = event.actor.as_ref() == crate::core::patch::MANAGER;
         let mut found: Vec<Result<(), String>> = vec![];
         match (&*event.kind, event.change) {
             (ROUTES, Change::Modified) if ours => {
