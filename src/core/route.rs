@@ -176,12 +176,14 @@ impl<'a> Route<'a> {
         if let Some(entry) = mine.iter().copied().chain(theirs.iter().map(|(_, entry)| *entry)).find(|entry| entry.git == live) {
             return known(entry, true);
         }
-        // Neither: its author wrote it anew. A canary's backend in it is what was added, unless Git had it.
+        // Neither: its author wrote it anew. A canary's backend in it is what its Rollout added, unless Git had it.
+        let here = mine.iter().map(|entry| (us, *entry)).chain(theirs.iter().map(|(r, entry)| (r.pair(), *entry)));
+        let here: Vec<(Pair, &RuleRecord)> = here.filter(|(_, entry)| entry.at == at).collect();
         let added = |backend: &Value| {
-            let mut pairs = others.iter().map(Record::pair).chain([us]);
-            let in_git = mine.iter().copied().chain(theirs.iter().map(|(_, e)| *e)).any(|e| e.git.iter().any(|b| same(b, backend)));
-            let recorded = !mine.is_empty() || !theirs.is_empty();
-            recorded && !in_git && pairs.any(|pair| names(backend, self.namespace, pair.canary))
+            let by = |(pair, entry): &(Pair, &RuleRecord)| {
+                names(backend, self.namespace, pair.canary) && !entry.git.iter().any(|git| same(git, backend))
+            };
+            here.iter().any(by)
         };
         let git: Vec<Value> = live.iter().filter(|backend| !added(backend)).cloned().collect();
         let factor = factor_for(&git, denominator);
@@ -191,17 +193,21 @@ impl<'a> Route<'a> {
     /// Live is what an entry's Rollout has written: Git's backends in Git's order with their weights multiplied, its own two as it wrote
     /// them, other Rollouts' with any weight, and canaries anywhere between them.
     fn is_written(&self, live: &[Value], entry: &RuleRecord, of: Pair, others: &[Record]) -> bool {
-        let pairs = || others.iter().map(Record::pair).chain([self.pair]);
-        let added = |backend: &Value| {
-            pairs().any(|pair| names(backend, self.namespace, pair.canary)) && !entry.git.iter().any(|git| same(git, backend))
+        let is_canary = |backend: &Value| {
+            let mut pairs = others.iter().map(Record::pair).chain([self.pair]);
+            pairs.any(|pair| names(backend, self.namespace, pair.canary))
         };
         let free = |backend: &Value| of.has(backend, self.namespace) || others.iter().any(|r| r.pair().has(backend, self.namespace));
         let is_kept = |live: &Value, git: &Value| same(live, git) && (free(git) || weight(live) == weight(git) * entry.factor);
-        let mut kept = live.iter().filter(|backend| !added(backend));
+        let mut git = entry.git.iter().peekable();
+        for backend in live {
+            let kept = git.next_if(|git| is_kept(backend, git)).is_some();
+            if !kept && !is_canary(backend) {
+                return false;
+            }
+        }
         let wrote = live.iter().filter(|b| of.has(b, self.namespace)).map(weight);
-        entry.git.iter().all(|git| kept.next().is_some_and(|live| is_kept(live, git)))
-            && kept.next().is_none()
-            && wrote.eq(entry.wrote.iter().copied())
+        git.next().is_none() && wrote.eq(entry.wrote.iter().copied())
     }
 
     /// Whether the spec can be carried out on this route.
@@ -248,8 +254,10 @@ impl<'a> Route<'a> {
         let (live_services, live_canaries) = (position(rule.live, self.pair.service), position(rule.live, self.pair.canary));
         let mut backends = vec![];
         for (nth, git_at) in git_services.iter().enumerate() {
-            let in_git = |list: &[usize]| list.get(nth).map_or(0, |i| weight(&rule.git[*i]));
-            let whole = (weight(&rule.git[*git_at]) + in_git(&git_canaries)) * rule.factor;
+            // The canary's part in Git belongs to the pair; with more canaries than Services, the rest to the last.
+            let last = if nth + 1 == git_services.len() { git_canaries.len() } else { (nth + 1).min(git_canaries.len()) };
+            let in_git: u64 = git_canaries.get(nth..last).into_iter().flatten().map(|at| weight(&rule.git[*at])).sum();
+            let whole = (weight(&rule.git[*git_at]) + in_git) * rule.factor;
             let part = canary.share(whole);
             let mut added = rule.git[*git_at].clone();
             added["name"] = json!(self.pair.canary);

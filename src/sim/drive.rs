@@ -110,6 +110,11 @@ impl Drive {
         self.memory.queue = self.memory.index.all_keys().into_iter().map(|key| (key, again)).collect();
     }
 
+    /// What the controller knows of a Rollout.
+    pub fn observed(&self, namespace: &str, name: &str) -> Option<Observed> {
+        self.memory.index.observe(namespace, name, self.epoch)
+    }
+
     /// When something happens next.
     fn next(&self) -> Option<Timestamp> {
         self.memory.queue.values().copied().chain(self.cluster_due).min()

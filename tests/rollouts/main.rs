@@ -1,6 +1,7 @@
 //! Whole rollouts on the simulated cluster, step by step in virtual time; every write is held against the promises.
 #![cfg(feature = "sim")]
 
+mod plan;
 mod shop;
 
 use serde_json::json;
@@ -228,4 +229,76 @@ fn a_crash_after_any_write_ends_as_without_it() {
         assert!(shop.pods("app:v1").is_empty() && shop.pods("app:v2").len() == 3);
         shop.comes_to_rest();
     }
+}
+
+/// Git's tools put the route, the Service, or both back in the middle, again and again for a while.
+#[test]
+fn what_is_put_back_in_the_middle_does_not_change_the_end() {
+    at_every_moment(
+        5,
+        |shop| {
+            shop.drive.promises.lenient_about_requests = true;
+            for _ in 0..3 {
+                if shop.phase() == "Paused" && shop.weight() == 50.0 {
+                    break; // a person promotes it below
+                }
+                shop.patch(Watched::HttpRoute, "shop", json!({"spec": {"rules": shop.rules()}}));
+                shop.patch(Watched::Service, "api", json!({"spec": {"selector": {"pod-template-hash": null}}}));
+                shop.wait(3);
+            }
+        },
+        |shop| {
+            promote_if_it_waits(shop, "app:v2");
+            shop.wait(60);
+            shop.is_as_in_git();
+            assert!(shop.pods("app:v1").is_empty() && shop.pods("app:v2").len() == 3);
+        },
+    );
+}
+
+#[test]
+fn two_rollouts_in_one_rule_roll_at_the_same_time_and_leave_it_as_it_was() {
+    let mut shop = Shop::open();
+    shop.rollout("other", json!({}));
+    shop.until("both are taken over", |s| s.is_healthy("api") && s.is_healthy("other"));
+    shop.deploy("app:v2");
+    shop.deployment("other", "app:v2");
+    shop.until("api waits at 50 %", |s| s.phase() == "Paused" && s.weight() == 50.0);
+    shop.drive.bad.insert("app:v2".into());
+    shop.until("both are taken back", |s| s.is_aborted() && s.status("other")["phase"] == "Aborted");
+    shop.drive.bad.clear();
+    shop.deploy("app:v3");
+    shop.deployment("other", "app:v1");
+    shop.until("other is at rest", |s| s.is_healthy("other"));
+    promote_if_it_waits(&mut shop, "app:v3");
+    shop.wait(60);
+    shop.is_as_in_git();
+    shop.comes_to_rest();
+}
+
+#[test]
+fn a_deployment_whose_replicas_are_in_git_is_parked_until_they_are_not() {
+    let mut shop = Shop::without_rollout();
+    let pods = shop.pods("app:v1");
+    let deployment = |replicas: serde_json::Value| {
+        let mut spec = json!({"selector": {"matchLabels": {"app": "api"}}, "template": shop::template("api", "app:v1")});
+        if !replicas.is_null() {
+            spec["replicas"] = replicas;
+        }
+        json!({"metadata": {"name": "api"}, "spec": spec})
+    };
+    shop.apply(Watched::Deployment, deployment(json!(3)));
+    shop.rollout("api", json!({}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.comes_to_rest();
+    let live = shop.get(Watched::Deployment, "api");
+    assert_eq!((&live["spec"]["paused"], &live["spec"]["replicas"]), (&json!(true), &json!(3)));
+    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
+    let parked = |shop: &Shop| shop.status("api")["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "WorkloadParked");
+    assert!(parked(&shop));
+    shop.apply(Watched::Deployment, deployment(json!(null)));
+    shop.until("emptied", |s| s.get(Watched::Deployment, "api")["spec"]["replicas"] == 0);
+    shop.comes_to_rest();
+    assert!(!parked(&shop));
+    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
 }

@@ -163,6 +163,11 @@ impl Shop {
         self.drive.api.get(&id, NS, name).map(|o| (**o).clone()).unwrap_or_default()
     }
 
+    /// The route's rules as Git has them.
+    pub fn rules(&self) -> Value {
+        self.git.iter().find(|(kind, ..)| *kind == Watched::HttpRoute).map(|(.., route)| route["spec"]["rules"].clone()).unwrap_or_default()
+    }
+
     pub fn status(&self, rollout: &str) -> Value {
         self.get(Watched::Rollout, rollout)["status"].clone()
     }
