@@ -152,7 +152,8 @@ fn s1_no_write_gives_an_unready_or_unjudged_revision_more_traffic(world: &World,
         }
         let runs = rollout["status"]["analysis"].as_array().into_iter().flatten().filter_map(|run| world.run(text(&run["name"])));
         let full = rollout["status"]["canary"]["promoteFull"] == true;
-        for run in runs.filter(|run| !full && matches!(text(&run["status"]["phase"]), "Failed" | "Inconclusive")) {
+        let mut refused = runs.filter(|run| !full && matches!(text(&run["status"]["phase"]), "Failed" | "Inconclusive"));
+        if let Some(run) = refused.next() {
             return Err(format!("S1: {hash} gets {share} although {} has {}", run["metadata"]["name"], run["status"]["phase"]));
         }
     }
