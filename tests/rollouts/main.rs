@@ -231,31 +231,6 @@ fn a_crash_after_any_write_ends_as_without_it() {
     }
 }
 
-/// Git's tools put the route, the Service, or both back in the middle, again and again for a while.
-#[test]
-fn what_is_put_back_in_the_middle_does_not_change_the_end() {
-    at_every_moment(
-        5,
-        |shop| {
-            shop.drive.promises.lenient_about_requests = true;
-            for _ in 0..3 {
-                if shop.phase() == "Paused" && shop.weight() == 50.0 {
-                    break; // a person promotes it below
-                }
-                shop.patch(Watched::HttpRoute, "shop", json!({"spec": {"rules": shop.rules()}}));
-                shop.patch(Watched::Service, "api", json!({"spec": {"selector": {"pod-template-hash": null}}}));
-                shop.wait(3);
-            }
-        },
-        |shop| {
-            promote_if_it_waits(shop, "app:v2");
-            shop.wait(60);
-            shop.is_as_in_git();
-            assert!(shop.pods("app:v1").is_empty() && shop.pods("app:v2").len() == 3);
-        },
-    );
-}
-
 #[test]
 fn two_rollouts_in_one_rule_roll_at_the_same_time_and_leave_it_as_it_was() {
     let mut shop = Shop::open();

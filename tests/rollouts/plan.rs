@@ -56,6 +56,9 @@ fn fail_the_analysis(obs: &mut Observed) {
 
 const BACK: &str = "take all traffic of shop back to stable, and reject";
 
+/// What is changed in the world, and how.
+type Case = (&'static str, fn(&mut Observed));
+
 #[test]
 fn the_plan_of_a_world_at_rest_is_empty() {
     let shop = super::Shop::open();
@@ -76,7 +79,7 @@ fn a_rollout_that_waits_for_a_person_writes_nothing() {
 #[test]
 fn an_abort_moves_traffic_before_anything_else_whatever_else_is_wrong() {
     let healthy = waiting().0;
-    let wrong: [(&str, fn(&mut Observed)); 7] = [
+    let wrong: [Case; 7] = [
         ("nothing", |_| ()),
         ("the gateway refuses the route", |obs| {
             obs.routes[0].parents[0].accepted = Some(Report { status: false, message: "no".into(), observed_generation: 1 });
@@ -121,7 +124,7 @@ fn a_canary_without_ready_pods_gets_no_traffic() {
 
 #[test]
 fn nothing_gives_the_canary_more_while_a_condition_for_it_is_missing() {
-    let missing: [(&str, fn(&mut Observed)); 5] = [
+    let missing: [Case; 5] = [
         ("a pod", |obs| {
             let canary = canary(obs);
             obs.pods.iter_mut().find(|pod| pod.hash == canary).unwrap().ready = false;
