@@ -89,10 +89,6 @@ impl Shop {
         self.send("PATCH", &path, "git", "application/apply-patch+yaml", body);
     }
 
-    pub fn patch(&mut self, kind: Watched, name: &str, patch: Value) {
-        self.send("PATCH", &path(kind, NS, name), "person", "application/merge-patch+json", patch);
-    }
-
     pub fn deployment(&mut self, name: &str, image: &str) {
         let spec = json!({"selector": {"matchLabels": {"app": name}}, "template": template(name, image)});
         self.apply(Watched::Deployment, json!({"metadata": {"name": name}, "spec": spec}));
@@ -161,11 +157,6 @@ impl Shop {
         let resource = kind.resource();
         let id = if resource.group.is_empty() { resource.plural } else { format!("{}.{}", resource.plural, resource.group) };
         self.drive.api.get(&id, NS, name).map(|o| (**o).clone()).unwrap_or_default()
-    }
-
-    /// The route's rules as Git has them.
-    pub fn rules(&self) -> Value {
-        self.git.iter().find(|(kind, ..)| *kind == Watched::HttpRoute).map(|(.., route)| route["spec"]["rules"].clone()).unwrap_or_default()
     }
 
     pub fn status(&self, rollout: &str) -> Value {
