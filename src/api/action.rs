@@ -28,7 +28,9 @@ use std::fmt;
     validation = Rule::new("self.spec == oldSelf.spec").message("a RolloutAction is immutable: create a new one")
 )]
 #[x_kube(
-    validation = Rule::new("!(self.verb in ['Promote', 'Resume']) || has(self.step)").message("Promote and Resume are addressed to the step that you saw: set spec.step"),
+    validation = Rule::new("!(self.verb in ['Promote', 'Resume', 'SkipStep']) || has(self.step)").message("Promote, Resume and SkipStep are addressed to the step that you saw: set spec.step"),
+    validation = Rule::new("!has(self.toRevision) || self.verb == 'Undo'").message("spec.toRevision belongs to the verb Undo: leave it out, or set spec.verb to Undo"),
+    validation = Rule::new("!has(self.toRevision) || self.toRevision != self.revision").message("spec.toRevision is the revision to go back to, so it must be another one than spec.revision, which serves now"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutActionSpec {
@@ -40,11 +42,16 @@ pub struct RolloutActionSpec {
     /// The revision that you saw (`status.canaryRevision`). Refused if the Rollout is at another one.
     #[schemars(length(min = 1, max = 63))]
     pub revision: String,
-    /// Index (from 0) of the step that you saw (`status.currentStep.index`). Promote and Resume need it; they are refused if the
-    /// rollout is at another step.
+    /// Index (from 0) of the step that you saw (`status.currentStep.index`). Promote, Resume and SkipStep need it; they are refused
+    /// if the rollout is at another step.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 64))]
     pub step: Option<i32>,
+    /// The revision that Undo goes back to. Default: the one that served before the present one. Its ReplicaSet must still be there
+    /// (`spec.revisionHistoryLimit`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub to_revision: Option<String>,
     /// Why, for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
@@ -70,6 +77,12 @@ pub enum Verb {
     Abort,
     /// Starts the rejected version again, from the first step.
     Retry,
+    /// Goes on to the next step without waiting for the pause or the analysis of the present one.
+    SkipStep,
+    /// Sends all traffic to the revision that served before, as soon as that has the pods for it, and rejects the present one.
+    Undo,
+    /// Restarts every pod of the version that serves, one after the other, as their PodDisruptionBudgets allow.
+    Restart,
 }
 
 impl fmt::Display for Verb {

@@ -1,6 +1,6 @@
 //! The `Rollout`: a workload and how a new version of it goes live.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,14 @@ pub struct RolloutSpec {
     #[serde(default)]
     pub paused: bool,
 
-    /// The Services and routes through which the weights take effect.
+    /// Pods of the version that serves which are older than this are restarted, one after the other, while no rollout is running; a
+    /// PodDisruptionBudget is respected. A time in RFC 3339, such as `2026-01-31T12:00:00Z`; one in the future is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_at: Option<Time>,
+
+    /// The Services and routes through which the weights take effect. Left out: the canary's share is that of its pods alone, as far
+    /// as the Service in front of both versions spreads requests evenly; stable keeps all its pods, so that share is at most half until
+    /// the promotion.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.service == oldSelf.service && has(self.canaryService) == has(oldSelf.canaryService) && (!has(self.canaryService) || self.canaryService == oldSelf.canaryService)").message("spec.traffic.service and canaryService are immutable: delete this Rollout (it gives everything back) and create a new one"))]
     pub traffic: Option<Traffic>,
@@ -189,6 +196,12 @@ pub struct Canary {
     #[schemars(length(max = 64))]
     pub steps: Vec<Step>,
 
+    /// Seconds that the old version keeps its pods after a promotion, for a quick way back (`kubectl sluice undo`). The Rollout is
+    /// Ready meanwhile. Default 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub scale_down_delay_seconds: i32,
+
     /// Analysis that runs in the background from `startingStep` until the rollout ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub analysis: Option<BackgroundAnalysis>,
@@ -196,13 +209,17 @@ pub struct Canary {
 
 /// One step; exactly one of its fields is set.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.analysis)].filter(x, x).size() == 1").message("a step has exactly one of setWeight, pause and analysis: give each a list item of its own"))]
+#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.setCanaryScale), has(self.analysis)].filter(x, x).size() == 1").message("a step has exactly one of setWeight, setCanaryScale, pause and analysis: give each a list item of its own"))]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// Share of the traffic for the new version, in percent: 0 to 100, with at most 3 decimals (0.5).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub set_weight: Option<f64>,
+
+    /// Number of the new version's pods from here on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_canary_scale: Option<CanaryScale>,
 
     /// Waits for a time, or until someone resumes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -211,6 +228,25 @@ pub struct Step {
     /// Analysis that must pass before the next step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub analysis: Option<StepAnalysis>,
+}
+
+/// Number of the new version's pods; exactly one of its fields is set. It never has fewer than its share of the traffic needs.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("[has(self.replicas), has(self.percent), has(self.matchTrafficWeight)].filter(x, x).size() == 1").message("setCanaryScale has exactly one of replicas, percent and matchTrafficWeight"))]
+#[serde(rename_all = "camelCase")]
+pub struct CanaryScale {
+    /// So many pods, or what the share of the traffic needs, if that is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub replicas: Option<i32>,
+    /// So many percent of `spec.replicas`, rounded up, or what the share of the traffic needs, if that is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: Option<i32>,
+    /// `true`: what the share of the traffic needs, as before any setCanaryScale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self").message("matchTrafficWeight can only be true: to have another number of pods set replicas or percent instead"))]
+    pub match_traffic_weight: Option<bool>,
 }
 
 /// Waits for a time, or until someone resumes.

@@ -54,6 +54,12 @@ pub struct RolloutStatus {
     /// Holds that only a person ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// Someone asked to go back to an earlier revision; absent once it serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Undo>,
+    /// Pods that are older than this are restarted, because someone asked for it (`kubectl sluice restart`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_requested_at: Option<MicroTime>,
     /// Revisions that were taken back and stay so until the template changes or someone retries them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["revision".into()]))]
@@ -208,6 +214,18 @@ pub enum HoldReason {
     PausedByAction,
     /// An analysis could not decide.
     InconclusiveAnalysis,
+}
+
+/// The way back to an earlier revision.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Undo {
+    /// The revision that is taken back: it served when someone asked.
+    pub from: String,
+    /// The revision that is to serve.
+    pub to: String,
+    /// Why, in words.
+    pub reason: String,
 }
 
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -81,7 +81,7 @@ pub fn address(rollout: &Rollout, verb: Verb) -> Result<RolloutActionSpec, Error
             ),
         }));
     }
-    Ok(RolloutActionSpec { rollout: name, verb, revision, step, reason: None, requested_by: None })
+    Ok(RolloutActionSpec { rollout: name, verb, revision, step, to_revision: None, reason: None, requested_by: None })
 }
 
 fn at_step(rollout: &Rollout) -> String {

@@ -130,5 +130,8 @@ pub fn verb(verb: crate::api::Verb) -> &'static str {
         Verb::Resume => "resume",
         Verb::Abort => "abort",
         Verb::Retry => "retry",
+        Verb::SkipStep => "skip-step",
+        Verb::Undo => "undo",
+        Verb::Restart => "restart",
     }
 }

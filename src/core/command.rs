@@ -84,6 +84,7 @@ impl Draft<'_> {
             Verb::Pause => self.pause(action),
             Verb::PromoteFull => self.promote_fully(),
             Verb::Promote | Verb::Resume => self.go_on(action),
+            Verb::SkipStep | Verb::Undo | Verb::Restart => refused(format!("{} is not there yet", spec.verb)),
         }
     }
 
