@@ -186,7 +186,7 @@ impl Draft<'_> {
     fn take_weight_off(&mut self) -> bool {
         let (denominator, epoch) = (self.spec.denominator(), self.obs.epoch);
         let routes = self.routes();
-        let split = routes.iter().filter(|r| r.record().is_some() && !r.has(Weight::ZERO, denominator));
+        let split = routes.iter().filter(|r| r.record().is_some() && !r.is_off(denominator));
         let actions: Vec<_> = split.map(|r| r.set(Weight::ZERO, denominator, None, epoch)).collect();
         let changed = !actions.is_empty();
         for action in actions {

@@ -106,6 +106,7 @@ impl<'a> Draft<'a> {
     fn walk(&mut self) -> Flow<Outcome> {
         self.guard()?;
         self.ensure_ours()?;
+        self.ensure_pins_stand()?;
         self.take_over()?;
         let canary = self.present_revision()?;
         let stable = revision::stable(self.obs);
@@ -247,6 +248,7 @@ impl<'a> Draft<'a> {
             if self.status.canary.is_none() && !self.traffic_is_at_rest() {
                 self.status.canary = Some(CanaryState::new(stable, self.time(), self.replicas));
             }
+            self.ensure_pins_stand()?;
             self.rest(stable)?;
         }
         let workload = self.obs.rollout.spec.workload_ref.is_some();

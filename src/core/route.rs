@@ -294,6 +294,11 @@ impl<'a> Route<'a> {
         })
     }
 
+    /// Whether no rule gives the canary anything: as we wrote it, or because the rule is as in Git, without the canary.
+    pub fn is_off(&self, denominator: u64) -> bool {
+        self.has(Weight::ZERO, denominator) || self.canary_weight() == Weight::ZERO && self.rules(denominator).iter().all(|r| r.as_in_git)
+    }
+
     /// Whether the canary backend is in every rule.
     pub fn has_entered(&self, denominator: u64) -> bool {
         self.rules(denominator).iter().all(|rule| !rule.as_in_git && self.split(rule, Weight::ZERO).iter().all(|b| b.live.is_some()))
