@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use kube::{Client, runtime::scheduler};
@@ -29,8 +30,14 @@ use crate::{
 const CONCURRENCY: usize = 32;
 /// Wait before a write that met a change is planned again.
 const AFTER_STALE: Duration = Duration::from_millis(150);
-/// Wait after the first failure, doubled with each further one in a row, and its limit.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Waits after failures in a row: each about twice as long as the one before, with a jitter, so that what failed together is not tried
+/// again together.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(500))
+    .with_max_delay(Duration::from_secs(30))
+    .with_factor(2.0)
+    .with_jitter()
+    .without_max_times();
 /// A template that the API server refuses is asked about again after this time.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
@@ -50,7 +57,7 @@ pub struct Controller {
     /// The API server's answers about templates, for as long as their ReplicaSets do not exist. Only a memory of questions: losing
     /// it costs one more.
     answers: Mutex<HashMap<String, (String, DryRun)>>,
-    failures: Mutex<HashMap<Key, u32>>,
+    failures: Mutex<HashMap<Key, ExponentialBackoff>>,
 }
 
 /// How an object is to be looked at again.
@@ -169,10 +176,8 @@ impl Controller {
                 Some(AFTER_STALE)
             }
             Err(error) => {
-                let count = failures.entry(key.clone()).or_insert(0);
-                *count += 1;
                 tracing::warn!(?key, %error, "failed; tries again");
-                Some(BACKOFF.0.saturating_mul(1 << (*count - 1).min(10)).min(BACKOFF.1))
+                failures.entry(key.clone()).or_insert_with(|| BACKOFF.build()).next()
             }
         }
     }

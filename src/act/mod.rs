@@ -84,13 +84,16 @@ impl Actor {
         Api::namespaced_with(self.client.clone(), namespace, &kind.resource())
     }
 
-    /// One request, within its time, and only while we lead.
+    /// One request, within its time, and only while we lead: it is given up before another one may lead. (One that has reached the API
+    /// server may take effect all the same: the epoch in it says of which leader it is.)
     async fn send<T>(&self, what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, ActError> {
-        if !self.claim.holds() {
+        let time = self.claim.remaining().min(TIMEOUT);
+        if time.is_zero() {
             return Err(ActError::NotLeader);
         }
         let what = || what.to_owned();
-        match tokio::time::timeout(TIMEOUT, request).await {
+        match tokio::time::timeout(time, request).await {
+            Err(_) if !self.claim.holds() => Err(ActError::NotLeader),
             Err(_) => Err(ActError::TimedOut { what: what() }),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(kube::Error::Api(status))) => Err(match status.code {

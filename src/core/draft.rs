@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use super::{
     observed::{Observed, RouteView},
     patch::Action,
+    revision,
     route::{Pair, Route},
     spec::{Spec, Weight},
 };
@@ -108,6 +109,8 @@ pub struct Draft<'a> {
     pub canary_service: String,
     /// Pods wanted.
     pub replicas: i32,
+    /// The revision of the present template, once it is known.
+    pub template: String,
 }
 
 impl<'a> Draft<'a> {
@@ -202,6 +205,12 @@ impl<'a> Draft<'a> {
         self.status.transition.as_ref().filter(|t| t.observed_at.is_none()).map(|t| t.since.0)
     }
 
+    /// The revision that serves.
+    pub fn stable(&self) -> Option<String> {
+        let known = self.status.stable_revision.as_ref().filter(|hash| self.obs.replica_set(hash).is_some());
+        known.cloned().or_else(|| revision::stable(self.obs))
+    }
+
     /// Gives the canary this weight in every route where it has another.
     pub fn set_weight(&mut self, weight: Weight) -> bool {
         self.write_weight(weight, None)
@@ -258,6 +267,7 @@ impl<'a> Draft<'a> {
         let Some(canary) = self.status.canary.clone() else { return };
         let images = self.obs.replica_set(&canary.revision).map(|rs| rs.images.clone()).unwrap_or_default();
         self.status.history.push(HistoryEntry {
+            over: self.status.stable_revision.clone().filter(|stable| *stable != canary.revision),
             revision: canary.revision,
             images,
             outcome,

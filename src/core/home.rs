@@ -43,7 +43,7 @@ impl Draft<'_> {
         wait(Waiting::Settling, format!("takes revision {canary} back to stable {stable}: {reason}"))
     }
 
-    fn mark_rejected(&mut self, canary: &str, reason: &str) {
+    pub fn mark_rejected(&mut self, canary: &str, reason: &str) {
         let obs = self.obs;
         let reason: String = reason.chars().take(256).collect();
         let Some(rs) = obs.replica_set(canary) else { return self.make_rejected(canary, &reason) };
@@ -80,6 +80,10 @@ impl Draft<'_> {
         }
         self.bring_traffic_home(stable)?;
         self.status.weights_observed(Weight::ZERO);
+        if self.status.canary.as_ref().is_some_and(|c| c.revision == stable) {
+            // It is the way home of an undo: what was undone has left the Service by now, and drains.
+            self.settle(stable, Stage::Left, Ok(()), self.spec.traffic.drain_seconds)?;
+        }
         self.stop_others(stable)?;
         self.scale(stable, self.replicas);
         Ok(())
@@ -167,11 +171,7 @@ impl Draft<'_> {
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
         let drains = self.obs.canary_service.is_some() && selected != Some(stable);
         if self.is_recorded() {
-            let changed = match self.status.rejected.is_empty() {
-                true => self.take_weight_off(),
-                false => false, // stay_aborted has written it, with its record
-            };
-            let observed = match changed {
+            let observed = match self.take_weight_off() {
                 true => Err("brings all traffic back to the Service".to_owned()),
                 false => self.weight_observed(Weight::ZERO),
             };
@@ -185,9 +185,10 @@ impl Draft<'_> {
     /// again, would never end.
     fn take_weight_off(&mut self) -> bool {
         let (denominator, epoch) = (self.spec.denominator(), self.obs.epoch);
+        let rejected = self.status.rejected.first().map(|rejected| rejected.revision.clone());
         let routes = self.routes();
         let split = routes.iter().filter(|r| r.record().is_some() && !r.is_off(denominator));
-        let actions: Vec<_> = split.map(|r| r.set(Weight::ZERO, denominator, None, epoch)).collect();
+        let actions: Vec<_> = split.map(|r| r.set(Weight::ZERO, denominator, rejected.as_deref(), epoch)).collect();
         let changed = !actions.is_empty();
         for action in actions {
             self.act(action);

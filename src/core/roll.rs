@@ -23,7 +23,7 @@ impl Draft<'_> {
     pub fn roll(&mut self, stable: &str, canary: &str) -> Flow {
         self.begin(stable, canary);
         self.follow_edits();
-        self.clear_rejections(canary);
+        self.clear_rejections(&self.template.clone());
         self.end_runs(false);
         self.hold_if_inconclusive();
         self.keep_stable(stable);
@@ -49,10 +49,12 @@ impl Draft<'_> {
         if superseded {
             self.remember(RolloutOutcome::Superseded, format!("revision {canary} came before it had ended"));
         }
-        self.status.rejected.clear();
+        self.status.rejected.retain(|rejected| rejected.revision == self.template);
         self.status.hold = None;
         self.status.transition = None;
-        self.status.canary = Some(CanaryState::new(canary, self.time(), self.replicas));
+        let mut state = CanaryState::new(canary, self.time(), self.replicas);
+        state.promote_full = self.status.undo.is_some(); // it has served before: without steps
+        self.status.canary = Some(state);
         self.status.current_step = Some(CurrentStep { index: 0, started_at: self.time() });
     }
 
@@ -326,7 +328,9 @@ impl Draft<'_> {
         }
         self.ensure_closed()?;
         self.mark_stable(canary)?;
-        self.remember(RolloutOutcome::Promoted, format!("took the place of revision {stable}"));
+        let why = self.status.undo.as_ref().map(|undo| format!(": {}", undo.reason)).unwrap_or_default();
+        self.reject_what_was_undone()?;
+        self.remember(RolloutOutcome::Promoted, format!("took the place of revision {stable}{why}"));
         self.status.stable_revision = Some(canary.to_owned());
         self.status.current_step = None;
         self.status.transition = None;
@@ -352,7 +356,7 @@ impl Draft<'_> {
     /// it waited for before a downtime of ours may have come true meanwhile.
     pub fn keep_deadline(&mut self, pending: Pending) -> Flow<Outcome> {
         let running = self.status.canary.as_ref().map(|c| c.revision.clone()).filter(|c| !self.is_rejected(c));
-        let (Some(stable), Some(canary)) = (revision::stable(self.obs), running) else { return Err(pending) };
+        let (Some(stable), Some(canary)) = (self.stable(), running) else { return Err(pending) };
         if stable == canary {
             return Err(pending);
         }

@@ -39,7 +39,7 @@ impl Draft<'_> {
     }
 
     /// A Service selects just the pods of one revision.
-    fn pin(&mut self, service: &ServiceView, hash: &str) {
+    pub fn pin(&mut self, service: &ServiceView, hash: &str) {
         if service.pinned() == Some(hash) {
             return;
         }

@@ -3,6 +3,7 @@
 
 mod plan;
 mod shop;
+mod undo;
 
 use serde_json::json;
 use shop::Shop;
