@@ -41,6 +41,9 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
 /// A template that the API server refuses is asked about again after this time.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
+/// An eviction that was put off is asked for again after this time.
+const NOT_YET_AGAIN: Duration = Duration::from_secs(5);
+
 /// The clock, as an argument: a simulated one in tests.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -193,14 +196,23 @@ impl Controller {
         let now = (self.clock)();
         let plan = core::plan(&obs, &self.settings, now);
         let revision = plan.status.canary_revision.as_deref().unwrap_or_default();
+        let mut not_yet = None;
         for action in &plan.actions {
             tracing::info!(namespace, rollout = name, revision, action = action.what, "acts");
             let done = self.actor.carry_out(namespace, action).await;
             self.telemetry.wrote(done.as_ref().err().map(ActError::class));
-            if let Err(ActError::Refused { what, message }) = &done {
-                self.notifier.refused(&obs.rollout, what, message).await;
+            match done {
+                // The status tells what is waited for.
+                Err(ActError::NotYet { .. }) => {
+                    not_yet = Some(NOT_YET_AGAIN);
+                    break;
+                }
+                Err(ActError::Refused { what, message }) => {
+                    self.notifier.refused(&obs.rollout, &what, &message).await;
+                    return Err(ActError::Refused { what, message });
+                }
+                done => done?,
             }
-            done?;
         }
         if plan.status != obs.rollout.status {
             tracing::info!(namespace, rollout = name, revision, phase = ?plan.status.phase, message = plan.status.message, "status");
@@ -211,7 +223,7 @@ impl Controller {
             self.notifier.publish(&obs.rollout, &plan.events).await;
         }
         let wake = plan.wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
-        Ok([wake, refused.then_some(REFUSED_AGAIN)].into_iter().flatten().min())
+        Ok([wake, not_yet, refused.then_some(REFUSED_AGAIN)].into_iter().flatten().min())
     }
 
     /// Asks the API server about a template that nobody has asked about yet. True if it refuses the template.

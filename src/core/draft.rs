@@ -109,6 +109,8 @@ pub struct Draft<'a> {
     pub canary_service: String,
     /// Pods wanted.
     pub replicas: i32,
+    /// The revision that keeps its pods after a promotion, and until when.
+    pub warm: Option<(String, Timestamp)>,
     /// The revision of the present template, once it is known.
     pub template: String,
 }

@@ -1,5 +1,7 @@
 //! The way home: after a promotion, an abort, or when the template was set back. It ends with routes and Services as in Git.
 
+use jiff::Timestamp;
+
 use super::{
     draft::{Draft, Flow, Stage, Waiting, wait},
     observed::{Meta, ReplicaSetView, ServiceView},
@@ -85,7 +87,7 @@ impl Draft<'_> {
             self.settle(stable, Stage::Left, Ok(()), self.spec.traffic.drain_seconds)?;
         }
         self.stop_others(stable)?;
-        self.scale(stable, self.replicas);
+        self.scale(stable, self.stable_replicas(stable));
         Ok(())
     }
 
@@ -106,9 +108,14 @@ impl Draft<'_> {
             let observed = self.routes().iter().try_for_each(|r| r.accepted()).map_err(|why| format!("waits for the gateway: {why}"));
             self.settle(stable, Stage::Left, observed, self.spec.traffic.drain_seconds)?;
         }
+        self.keep_warm(stable)?;
         self.stop_others(stable)?;
+        if self.warm.is_some() {
+            self.status.weights = None;
+            return Ok(()); // the Service stays pinned: it must not select these pods
+        }
         self.restore_services();
-        self.scale(stable, self.replicas);
+        self.scale(stable, self.stable_replicas(stable));
         self.forget_fences();
         if self.actions.is_empty() {
             self.give_up_fields();
@@ -200,14 +207,43 @@ impl Draft<'_> {
         self.routes().iter().find_map(|r| r.restore(self.spec.denominator()))
     }
 
+    /// The version before keeps its pods for a while after a promotion. Until when is written on its ReplicaSet.
+    fn keep_warm(&mut self, stable: &str) -> Flow {
+        let promoted = self.status.canary.as_ref().is_some_and(|c| c.revision == stable);
+        if !promoted || self.obs.rollout.meta.deleting || self.spec.scale_down_delay.is_zero() {
+            return Ok(());
+        }
+        let obs = self.obs;
+        let Some(rs) = self.served_before(stable).and_then(|hash| obs.replica_set(&hash)).filter(|rs| rs.replicas > 0) else {
+            return Ok(());
+        };
+        let until = rs.meta.annotations.get(keys::SCALE_DOWN_AT).and_then(|at| at.parse::<Timestamp>().ok());
+        match until {
+            None => {
+                let until = self.now + self.spec.scale_down_delay;
+                let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::SCALE_DOWN_AT, until.to_string());
+                self.act(patch.fenced(format!("keep the pods of ReplicaSet {} until {until}", rs.meta.name), obs.epoch));
+                wait(Waiting::Settling, format!("keeps the pods of revision {} for a while", rs.hash))
+            }
+            Some(until) if self.now < until => {
+                self.wake(until);
+                self.warm = Some((rs.hash.clone(), until));
+                Ok(())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Pods of other revisions stop; they have had no traffic for the drain time.
     fn stop_others(&mut self, stable: &str) -> Flow {
         let obs = self.obs;
-        let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| rs.hash != stable && rs.replicas > 0).collect();
+        let warm = self.warm.as_ref().map(|(hash, _)| hash.clone());
+        let stays = |hash: &String| hash == stable || Some(hash) == warm.as_ref();
+        let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| !stays(&rs.hash) && rs.replicas > 0).collect();
         for rs in &others {
             self.scale(&rs.hash, 0);
         }
-        let left = obs.pods.iter().filter(|pod| pod.hash != stable).count();
+        let left = obs.pods.iter().filter(|pod| !stays(&pod.hash)).count();
         if left > 0 || !others.is_empty() {
             return wait(Waiting::Settling, format!("waits for {left} old pods to stop"));
         }
@@ -237,10 +273,10 @@ impl Draft<'_> {
         let obs = self.obs;
         let stable = self.status.stable_revision.clone().unwrap_or_default();
         for rs in obs.revisions() {
-            let outdated =
-                rs.hash != stable && (rs.meta.annotations.contains_key(keys::STABLE) || rs.meta.annotations.contains_key(keys::REJECTED));
+            let has = |key: &str| rs.meta.annotations.contains_key(key);
+            let outdated = rs.hash != stable && (has(keys::STABLE) || has(keys::REJECTED)) || has(keys::SCALE_DOWN_AT);
             if rs.meta.annotations.contains_key(keys::EPOCH) || outdated {
-                let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta);
+                let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta).unannotate(keys::SCALE_DOWN_AT);
                 if rs.hash != stable {
                     patch = patch.unannotate(keys::STABLE).unannotate(keys::REJECTED);
                 }

@@ -83,6 +83,7 @@ impl<'a> Draft<'a> {
             wake_at: None,
             canary_service: spec.traffic.canary_service(),
             replicas: obs.rollout.spec.replicas.or_else(|| workload::replicas(obs)).unwrap_or(1),
+            warm: None,
             template: String::new(),
         }
     }
@@ -130,11 +131,13 @@ impl<'a> Draft<'a> {
         }
         if stable == canary {
             self.rest(&stable)?;
+            self.ensure_restarted(&stable)?;
             self.ensure_stable_available(&stable)?;
             return Ok(Outcome::Healthy);
         }
         if self.is_rejected(&canary) {
             self.stay_aborted(&stable, &canary)?;
+            self.ensure_restarted(&stable)?;
             return Ok(Outcome::Aborted);
         }
         self.roll(&stable, &canary)?;

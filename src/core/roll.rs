@@ -180,7 +180,7 @@ impl Draft<'_> {
             present => present,
         };
         let base = self.replicas.max(1);
-        let needed = weight.pods(base).max(1);
+        let needed = weight.pods(base).max(1).max(self.spec.scale_at(index, base));
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(canary);
         if selected && live > Weight::ZERO && self.obs.ready_pods(canary).next().is_none() {
             // A Service without endpoints answers with errors.
@@ -189,7 +189,7 @@ impl Draft<'_> {
         } else if live > weight {
             self.set_weight(weight); // less is always allowed
         }
-        self.ensure_canary_set(canary, needed.max(live.pods(base)), base)?;
+        self.ensure_canary_set(canary, needed.max(live.pods(base)), base.max(needed))?;
         self.ensure_ready(canary, needed, !selected, set_by)?;
         self.ensure_selected(canary, usize::try_from(needed).unwrap_or(1))?;
         if weight > live {
@@ -282,7 +282,7 @@ impl Draft<'_> {
     /// The step itself is done.
     fn ensure_step(&mut self, index: usize) -> Flow {
         match self.spec.steps.get(index).cloned() {
-            None | Some(StepKind::SetWeight(_)) => Ok(()),
+            None | Some(StepKind::SetWeight(_) | StepKind::SetScale(_)) => Ok(()),
             Some(StepKind::Pause(None)) => wait(Waiting::Person, "paused: waits until someone promotes it (`kubectl sluice promote`)"),
             Some(StepKind::Pause(Some(duration))) => {
                 let started = self.status.current_step.as_ref().map_or(self.now, |s| s.started_at.0);
@@ -332,6 +332,7 @@ impl Draft<'_> {
         self.reject_what_was_undone()?;
         self.remember(RolloutOutcome::Promoted, format!("took the place of revision {stable}{why}"));
         self.status.stable_revision = Some(canary.to_owned());
+        self.status.restart_requested_at = None; // it was about the version before
         self.status.current_step = None;
         self.status.transition = None;
         self.status.hold = None;

@@ -256,7 +256,7 @@ fn release(draft: &Draft, rs: &ReplicaSetView) -> Action {
     if rs.meta.labels.contains_key(keys::ROLLOUT) {
         patch = patch.remove(label(keys::ROLLOUT));
     }
-    for key in [keys::MOVED_LABELS, keys::TEMPLATE, keys::STABLE, keys::REJECTED] {
+    for key in [keys::MOVED_LABELS, keys::TEMPLATE, keys::STABLE, keys::REJECTED, keys::SCALE_DOWN_AT] {
         patch = patch.unannotate(key);
     }
     patch.unfenced(format!("give ReplicaSet {} back", rs.meta.name))

@@ -2,6 +2,8 @@
 #![cfg(feature = "sim")]
 
 mod plan;
+mod restart;
+mod scale;
 mod shop;
 mod undo;
 
