@@ -52,7 +52,10 @@ impl Draft<'_> {
         if rs.meta.annotations.contains_key(keys::REJECTED) {
             return;
         }
-        let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::REJECTED, reason).unannotate(keys::STABLE);
+        let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::REJECTED, reason).unannotate(keys::STABLE);
+        if !self.spec.has_traffic {
+            patch = patch.replace("/spec/replicas", 0); // that is what takes its traffic away: one write
+        }
         self.act(patch.fenced(format!("mark ReplicaSet {} as rejected", rs.meta.name), obs.epoch));
     }
 
@@ -84,7 +87,7 @@ impl Draft<'_> {
         self.status.weights_observed(Weight::ZERO);
         if self.status.canary.as_ref().is_some_and(|c| c.revision == stable) {
             // It is the way home of an undo: what was undone has left the Service by now, and drains.
-            self.settle(stable, Stage::Left, Ok(()), self.spec.traffic.drain_seconds)?;
+            self.settle(stable, Stage::Left, Ok(()), self.drain_seconds())?;
         }
         self.stop_others(stable)?;
         self.scale(stable, self.stable_replicas(stable));
@@ -106,7 +109,7 @@ impl Draft<'_> {
         }
         if self.status.canary.is_some() || !self.traffic_is_at_rest() {
             let observed = self.routes().iter().try_for_each(|r| r.accepted()).map_err(|why| format!("waits for the gateway: {why}"));
-            self.settle(stable, Stage::Left, observed, self.spec.traffic.drain_seconds)?;
+            self.settle(stable, Stage::Left, observed, self.drain_seconds())?;
         }
         self.keep_warm(stable)?;
         self.stop_others(stable)?;

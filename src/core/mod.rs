@@ -1,7 +1,7 @@
 //! What to do, as pure functions: no Kubernetes client, no runtime, no clock, no environment, no input or output.
 //!
 //! [`plan::plan`] takes what is [`observed`] and the time, and returns actions, a status and when to look again. The way through:
-//! [`plan`] walks a straight line of `ensure…()?` calls over a [`draft::Draft`]; [`roll`] is the line of a canary, [`home`] the way back to rest,
+//! [`plan`] walks a straight line of `ensure…()?` calls over a [`draft::Draft`]; [`roll`] is the line of a canary ([`count`] of one without routes), [`home`] the way back to rest,
 //! [`workload`] taking over and giving back, [`traffic`] the two Services, [`route`] the weights, [`command`] what people ask for, [`undo`] the way back to an earlier revision, [`restart`] pods that are replaced,
 //! [`verdict`] what the analysis lets it do, [`report`] what the status says.
 //!
@@ -9,6 +9,7 @@
 
 pub mod analysis;
 mod command;
+mod count;
 pub mod draft;
 pub mod histogram;
 mod home;

@@ -27,6 +27,9 @@ impl Draft<'_> {
         self.end_runs(false);
         self.hold_if_inconclusive();
         self.keep_stable(stable);
+        if !self.spec.has_traffic {
+            return self.roll_by_count(stable, canary);
+        }
         self.clear_way(stable, canary)?;
         self.ensure_named(canary)?;
         self.ensure_pinned(stable, canary)?;
@@ -60,7 +63,7 @@ impl Draft<'_> {
 
     /// Steps that were edited in the middle: the rollout goes on from the first whose weight is not below the present one.
     fn follow_edits(&mut self) {
-        let (present, all, live) = (self.spec.steps_digest(), self.spec.steps.len(), self.live_weight());
+        let (present, all, live) = (self.spec.steps_digest(), self.spec.steps.len(), self.present_weight());
         let Some(state) = &mut self.status.canary else { return };
         let before = std::mem::replace(&mut state.steps, present.clone());
         if before.is_empty() || before == present || state.promote_full {
@@ -71,12 +74,18 @@ impl Draft<'_> {
         self.status.transition = None;
     }
 
+    /// The canary's weight now: in the routes, or where there are none, as far as pods were started for it.
+    fn present_weight(&self) -> Weight {
+        let wanted = self.status.weights.as_ref().and_then(|w| Weight::from_percent(w.canary));
+        if self.spec.has_traffic { self.live_weight() } else { wanted.unwrap_or_default() }
+    }
+
     pub fn is_rejected(&self, revision: &str) -> bool {
         self.status.rejected.iter().any(|r| r.revision == revision)
     }
 
     /// Index of the present step; the number of steps once all are done.
-    fn index(&self) -> usize {
+    pub fn index(&self) -> usize {
         let all = self.spec.steps.len();
         if self.promote_full() {
             return all;
@@ -160,7 +169,7 @@ impl Draft<'_> {
     }
 
     /// The weight of the step before the present one: what the canary may have without anything further.
-    fn weight_before(&self, index: usize) -> (Weight, usize) {
+    pub fn weight_before(&self, index: usize) -> (Weight, usize) {
         match index {
             0 => (Weight::ZERO, 0),
             _ if self.promote_full() => (Weight::ZERO, 0),
@@ -227,7 +236,7 @@ impl Draft<'_> {
 
     /// The canary's ReplicaSet exists and has so many replicas, or more that it has already: pods that have had traffic stay while the
     /// rollout runs.
-    fn ensure_canary_set(&mut self, canary: &str, replicas: i32, most: i32) -> Flow {
+    pub fn ensure_canary_set(&mut self, canary: &str, replicas: i32, most: i32) -> Flow {
         let obs = self.obs;
         let Some(rs) = obs.replica_set(canary) else {
             if let Some(anchor) = &obs.anchor
@@ -242,7 +251,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn ensure_ready(&mut self, canary: &str, needed: i32, first: bool, set_by: usize) -> Flow {
+    pub fn ensure_ready(&mut self, canary: &str, needed: i32, first: bool, set_by: usize) -> Flow {
         let available = self.obs.replica_set(canary).map_or(0, |rs| rs.available);
         let ready = i32::try_from(self.obs.ready_pods(canary).count()).unwrap_or(i32::MAX).min(available);
         let stage = if first { Stage::CanaryReady } else { Stage::Capacity(set_by) };
@@ -280,7 +289,7 @@ impl Draft<'_> {
     }
 
     /// The step itself is done.
-    fn ensure_step(&mut self, index: usize) -> Flow {
+    pub fn ensure_step(&mut self, index: usize) -> Flow {
         match self.spec.steps.get(index).cloned() {
             None | Some(StepKind::SetWeight(_) | StepKind::SetScale(_)) => Ok(()),
             Some(StepKind::Pause(None)) => wait(Waiting::Person, "paused: waits until someone promotes it (`kubectl sluice promote`)"),
@@ -319,7 +328,7 @@ impl Draft<'_> {
     }
 
     /// On to the next step; after the last, the promotion: one status write, after which the canary is stable.
-    fn advance(&mut self, stable: &str, canary: &str, index: usize) -> Flow {
+    pub fn advance(&mut self, stable: &str, canary: &str, index: usize) -> Flow {
         if index < self.spec.steps.len() {
             let next = i32::try_from(index + 1).unwrap_or(i32::MAX);
             self.status.current_step = Some(CurrentStep { index: next, started_at: self.time() });

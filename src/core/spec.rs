@@ -74,6 +74,8 @@ pub struct Spec {
     pub analysis: Option<StepAnalysis>,
     /// The step at which the background analysis starts.
     pub analysis_from: usize,
+    /// False: the canary's share is that of its pods.
+    pub has_traffic: bool,
     pub traffic: Traffic,
     pub min_ready_seconds: i32,
     pub progress_deadline: SignedDuration,
@@ -107,9 +109,6 @@ pub fn parse(spec: &RolloutSpec) -> Result<Spec, Invalid> {
     let Some(canary) = &spec.strategy.canary else {
         return Err(invalid("spec.strategy", "set spec.strategy.canary"));
     };
-    let Some(traffic) = &spec.traffic else {
-        return Err(invalid("spec.traffic", "name the Service and its routes: a canary by replica count alone is not supported yet"));
-    };
     let steps = canary.steps.iter().enumerate().map(|(i, step)| parse_step(i, step)).collect::<Result<Vec<_>, _>>()?;
     let first_weight = steps.iter().position(|s| matches!(s, StepKind::SetWeight(w) if *w > Weight::ZERO)).unwrap_or(steps.len());
     let analysis_from = match canary.analysis.as_ref().and_then(|a| a.starting_step) {
@@ -126,7 +125,8 @@ pub fn parse(spec: &RolloutSpec) -> Result<Spec, Invalid> {
         steps,
         analysis: canary.analysis.as_ref().map(|a| a.analysis.clone()),
         analysis_from,
-        traffic: traffic.clone(),
+        has_traffic: spec.traffic.is_some(),
+        traffic: spec.traffic.clone().unwrap_or_else(nowhere),
         min_ready_seconds: spec.min_ready_seconds,
         progress_deadline: SignedDuration::from_secs(i64::from(spec.progress_deadline_seconds)),
         history_limit: usize::try_from(spec.revision_history_limit).unwrap_or(0),
@@ -134,6 +134,10 @@ pub fn parse(spec: &RolloutSpec) -> Result<Spec, Invalid> {
         scale_down_delay: SignedDuration::from_secs(i64::from(canary.scale_down_delay_seconds)),
         restart_at: spec.restart_at.as_ref().map(|at| at.0),
     })
+}
+
+fn nowhere() -> Traffic {
+    Traffic { service: String::new(), canary_service: None, routes: vec![], drain_seconds: 30, step_grace_seconds: 2 }
 }
 
 fn parse_step(index: usize, step: &crate::api::rollout::Step) -> Result<StepKind, Invalid> {
@@ -150,19 +154,21 @@ fn parse_step(index: usize, step: &crate::api::rollout::Step) -> Result<StepKind
         },
         (None, None, Some(pause), None) => Ok(StepKind::Pause(pause.duration.as_ref().map(crate::api::Span::get))),
         (None, None, None, Some(analysis)) => Ok(StepKind::Analysis(analysis.clone())),
-        _ => Err(invalid(field, "a step has exactly one of setWeight, setCanaryScale, pause and analysis: give each a list item of its own")),
+        _ => {
+            Err(invalid(field, "a step has exactly one of setWeight, setCanaryScale, pause and analysis: give each a list item of its own"))
+        }
     }
 }
 
 impl Spec {
     /// What is left of a spec that cannot be carried out: enough to put things back.
     pub fn remains(spec: &RolloutSpec) -> Self {
-        let nowhere = Traffic { service: String::new(), canary_service: None, routes: vec![], drain_seconds: 30, step_grace_seconds: 2 };
         Self {
             steps: vec![],
             analysis: None,
             analysis_from: 0,
-            traffic: spec.traffic.clone().unwrap_or(nowhere),
+            has_traffic: spec.traffic.is_some(),
+            traffic: spec.traffic.clone().unwrap_or_else(nowhere),
             min_ready_seconds: 0,
             progress_deadline: SignedDuration::from_secs(600),
             history_limit: 10,
@@ -220,7 +226,7 @@ pub fn check(obs: &Observed, spec: &Spec) -> Result<(), Invalid> {
             ),
         ));
     }
-    if spec.traffic.canary_service() == spec.traffic.service {
+    if spec.has_traffic && spec.traffic.canary_service() == spec.traffic.service {
         return Err(invalid(
             "spec.traffic.canaryService",
             "must be another Service than spec.traffic.service: leave it out for the default",

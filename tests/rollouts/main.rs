@@ -109,7 +109,7 @@ fn moments(mut shop: Shop) -> Vec<Shop> {
     let mut moments = vec![shop.clone()];
     let mut promoted = false;
     while !shop.is_healthy("api") || shop.image_that_serves() != "app:v2" {
-        if !promoted && shop.phase() == "Paused" && shop.weight() == 50.0 {
+        if !promoted && shop.phase() == "Paused" && shop.status("api")["currentStep"]["index"] == 3 {
             shop.command("Promote");
             promoted = true;
         }

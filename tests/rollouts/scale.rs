@@ -3,7 +3,7 @@
 use serde_json::json;
 use sluice::world::Watched;
 
-use super::{promote_if_it_waits, shop::Shop};
+use super::{at_every_moment_in, promote_if_it_waits, shop::Shop};
 
 fn steps(steps: serde_json::Value) -> serde_json::Value {
     json!({"strategy": {"canary": {"steps": steps}}})
@@ -16,10 +16,13 @@ fn at_step(shop: &mut Shop, index: i64) {
 #[test]
 fn set_canary_scale_gives_the_canary_more_pods_than_its_weight_needs_but_never_fewer() {
     let mut shop = Shop::open();
-    shop.rollout("api", steps(json!([
-        {"setCanaryScale": {"replicas": 2}}, {"pause": {}}, {"setWeight": 5}, {"pause": {}},
-        {"setCanaryScale": {"percent": 100}}, {"pause": {}}, {"setCanaryScale": {"replicas": 0}}, {"setWeight": 50}, {"pause": {}},
-    ])));
+    shop.rollout(
+        "api",
+        steps(json!([
+            {"setCanaryScale": {"replicas": 2}}, {"pause": {}}, {"setWeight": 5}, {"pause": {}},
+            {"setCanaryScale": {"percent": 100}}, {"pause": {}}, {"setCanaryScale": {"replicas": 0}}, {"setWeight": 50}, {"pause": {}},
+        ])),
+    );
     shop.deploy("app:v2");
     for (step, weight, pods) in [(1, 0.0, 2), (3, 5.0, 2), (5, 5.0, 3), (8, 50.0, 3)] {
         at_step(&mut shop, step);
@@ -80,4 +83,69 @@ fn the_old_version_keeps_its_pods_for_the_scale_down_delay_and_is_back_at_once()
     shop.comes_to_rest();
     shop.is_as_in_git();
     assert!(shop.pods("app:v1").is_empty());
+}
+
+/// A Rollout without `traffic`, of 4 pods: 5 %, a pause of 20 s, 50 %, a pause for a person, 75 %.
+fn by_count() -> Shop {
+    let mut shop = Shop::without_rollout();
+    shop.scale("api", 4);
+    shop.wait(30);
+    shop.rollout("api", json!({"traffic": null}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop
+}
+
+fn counts(shop: &Shop) -> (usize, usize) {
+    (shop.pods("app:v1").len(), shop.pods("app:v2").len())
+}
+
+#[test]
+fn without_traffic_the_share_is_that_of_the_pods_and_stable_keeps_all_of_its_own() {
+    let mut shop = by_count();
+    shop.deploy("app:v2");
+    shop.until("the first step", |s| s.phase() == "Paused" && s.status("api")["currentStep"]["index"] == 1);
+    assert_eq!(counts(&shop), (4, 1));
+    assert_eq!(shop.status("api")["weights"], json!({"stable": 95.0, "canary": 5.0, "observed": 20.0}));
+    at_step(&mut shop, 3);
+    assert_eq!(counts(&shop), (4, 4));
+    shop.command("Promote");
+    shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v2");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+    assert_eq!(counts(&shop), (0, 4));
+
+    shop.command("Undo");
+    shop.until("undone", |s| s.phase() == "Aborted" && counts(s) == (4, 0));
+    shop.comes_to_rest();
+}
+
+#[test]
+fn without_traffic_a_bad_version_is_taken_back_by_one_write_to_its_replica_set() {
+    let mut shop = by_count();
+    shop.deploy("app:v2");
+    at_step(&mut shop, 3);
+    shop.drive.bad.insert("app:v2".into());
+    let from = shop.drive.log.len();
+    shop.until("taken back", |s| s.phase() == "Aborted" && counts(s) == (4, 0));
+    let did: Vec<&String> = shop.drive.log[from..].iter().filter(|line| !line.contains("status:")).collect();
+    assert!(did[0].contains("mark ReplicaSet") && did[0].contains("as rejected"), "{did:#?}");
+    shop.drive.bad.clear();
+    shop.comes_to_rest();
+    assert_eq!(counts(&shop), (4, 0), "S3: abort is absorbing");
+}
+
+#[test]
+fn without_traffic_another_template_supersedes_at_every_moment() {
+    let act = |shop: &mut Shop| shop.deploy("app:v3");
+    at_every_moment_in(by_count(), 3, act, |shop| {
+        shop.until("promoted or waiting", |s| {
+            s.is_healthy("api") && s.image_that_serves() == "app:v3"
+                || s.phase() == "Paused" && s.status("api")["currentStep"]["index"] == 3 && s.pods("app:v3").len() == 4
+        });
+        if !shop.is_healthy("api") {
+            shop.command("Promote");
+        }
+        shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v3");
+        assert_eq!((counts(shop), shop.pods("app:v3").len()), ((0, 0), 4));
+    });
 }

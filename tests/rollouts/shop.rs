@@ -154,7 +154,10 @@ impl Shop {
                 {"setWeight": 5}, {"pause": {"duration": "20s"}}, {"setWeight": 50}, {"pause": {}}, {"setWeight": 75}]}}
         });
         for (key, value) in over.as_object().unwrap() {
-            spec[key] = value.clone();
+            match value {
+                Value::Null => drop(spec.as_object_mut().unwrap().remove(key)),
+                value => spec[key] = value.clone(),
+            }
         }
         self.apply(Watched::Rollout, json!({"metadata": {"name": name}, "spec": spec}));
     }
