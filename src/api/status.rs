@@ -54,6 +54,9 @@ pub struct RolloutStatus {
     /// Holds that only a person ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// Somebody has put a route or Service back while a rollout ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reverted: Option<Reverted>,
     /// Someone asked to go back to an earlier revision; absent once it serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undo: Option<Undo>,
@@ -214,6 +217,21 @@ pub enum HoldReason {
     PausedByAction,
     /// An analysis could not decide.
     InconclusiveAnalysis,
+}
+
+/// Somebody puts back what a rollout changes.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reverted {
+    /// What was put back, such as `HTTPRoute api`.
+    pub what: String,
+    /// Who did it: the manager in the object's managedFields.
+    pub manager: String,
+    /// How often in a row.
+    pub count: i32,
+    /// The version in which it was put back last.
+    pub version: String,
+    pub at: MicroTime,
 }
 
 /// The way back to an earlier revision.

@@ -169,6 +169,7 @@ impl Draft<'_> {
         self.status.canary = None;
         self.status.transition = None;
         self.status.weights = None;
+        self.status.reverted = None;
         self.status.analysis.clear();
     }
 

@@ -51,6 +51,8 @@ pub struct Meta {
     pub has_annotations: bool,
     /// Where in `managedFields` our own entries stand.
     pub managed_by_us: Vec<usize>,
+    /// Who wrote `spec` last, ourselves aside, as far as `managedFields` tells.
+    pub last_writer: Option<String>,
 }
 
 #[derive(Clone, Debug)]

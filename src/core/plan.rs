@@ -107,6 +107,7 @@ impl<'a> Draft<'a> {
 
     fn walk(&mut self) -> Flow<Outcome> {
         self.guard()?;
+        self.ensure_fenced()?;
         self.ensure_ours()?;
         self.ensure_pins_stand()?;
         self.take_over()?;
@@ -253,6 +254,7 @@ impl<'a> Draft<'a> {
         // Once it is given back, its ReplicaSet is no revision of ours any more, but still the one that serves.
         let stable = self.obs.rollout.status.stable_revision.clone().or_else(|| revision::stable(self.obs));
         let stable = stable.or_else(|| revision::of_workload(self.obs).find(|rs| rs.replicas > 0).map(|rs| rs.hash.clone()));
+        self.ensure_fenced()?;
         if let Some(stable) = &stable {
             if self.status.canary.is_none() && !self.traffic_is_at_rest() {
                 self.status.canary = Some(CanaryState::new(stable, self.time(), self.replicas));

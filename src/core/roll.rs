@@ -30,6 +30,7 @@ impl Draft<'_> {
         if !self.spec.has_traffic {
             return self.roll_by_count(stable, canary);
         }
+        self.note_reverted_routes();
         self.clear_way(stable, canary)?;
         self.ensure_named(canary)?;
         self.ensure_pinned(stable, canary)?;
@@ -203,6 +204,9 @@ impl Draft<'_> {
         self.ensure_selected(canary, usize::try_from(needed).unwrap_or(1))?;
         if weight > live {
             self.ensure_not_held()?;
+            if weight > before.0 {
+                self.ensure_uncontested()?;
+            }
             if before.0 > Weight::ZERO && weight > before.0 {
                 self.ensure_evidence()?;
             }
@@ -329,6 +333,7 @@ impl Draft<'_> {
 
     /// On to the next step; after the last, the promotion: one status write, after which the canary is stable.
     pub fn advance(&mut self, stable: &str, canary: &str, index: usize) -> Flow {
+        self.ensure_uncontested()?;
         if index < self.spec.steps.len() {
             let next = i32::try_from(index + 1).unwrap_or(i32::MAX);
             self.status.current_step = Some(CurrentStep { index: next, started_at: self.time() });

@@ -299,6 +299,11 @@ impl<'a> Route<'a> {
         self.has(Weight::ZERO, denominator) || self.canary_weight() == Weight::ZERO && self.rules(denominator).iter().all(|r| r.as_in_git)
     }
 
+    /// Somebody has put a rule back (or written it anew) that we had split.
+    pub fn was_put_back(&self, denominator: u64) -> bool {
+        self.record().is_some_and(|record| !record.rules.is_empty()) && self.rules(denominator).iter().any(|rule| rule.as_in_git)
+    }
+
     /// Whether the canary backend is in every rule.
     pub fn has_entered(&self, denominator: u64) -> bool {
         self.rules(denominator).iter().all(|rule| !rule.as_in_git && self.split(rule, Weight::ZERO).iter().all(|b| b.live.is_some()))

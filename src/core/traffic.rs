@@ -77,6 +77,9 @@ impl Draft<'_> {
         if services.is_empty() {
             return Ok(());
         }
+        for service in &services {
+            self.note_revert("Service", &service.meta, service.meta.resource_version.clone());
+        }
         let message = format!("repairs Service {}, which somebody has put back", services[0].meta.name);
         if self.rewind_home() {
             self.wake(self.now);

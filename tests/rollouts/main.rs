@@ -248,6 +248,35 @@ fn a_sync_at_any_moment_does_no_harm_where_git_lists_both_services_without_weigh
     }
 }
 
+#[test]
+fn who_keeps_putting_a_route_back_is_named_and_holds_the_step_until_it_is_quiet() {
+    let mut shop = Shop::open();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.deploy("app:v2");
+    shop.until("the canary has 5 %", |s| s.weight() == 5.0);
+    let contested = |shop: &Shop| {
+        let conditions = shop.status("api")["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().find(|c| c["type"] == "TrafficContested").map(|c| c["message"].as_str().unwrap().to_owned())
+    };
+    for n in 1..=3 {
+        assert_eq!(contested(&shop), None);
+        shop.put_back(&[Watched::HttpRoute]);
+        shop.until("repaired", |s| if n < 3 { s.weight() == 5.0 } else { contested(s).is_some() });
+    }
+    let message = contested(&shop).unwrap_or_default();
+    assert!(
+        message.starts_with("git has put HTTPRoute shop back 3 times while the rollout runs: list api and api-canary there in Git"),
+        "{message}"
+    );
+    shop.wait(200);
+    assert_eq!(shop.weight(), 0.0, "no traffic on ground that moves");
+    shop.until("goes on", |s| s.phase() == "Paused" && s.weight() == 50.0);
+    assert_eq!(contested(&shop), None);
+    promote_if_it_waits(&mut shop, "app:v2");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+}
+
 fn v2_serves_alone(shop: &mut Shop) {
     promote_if_it_waits(shop, "app:v2");
     shop.wait(60);
