@@ -9,15 +9,20 @@ pub mod error;
 #[cfg(test)]
 mod fixtures;
 pub mod get;
+pub mod gitops;
+pub mod history;
 pub mod list;
 pub mod load;
 pub mod output;
 pub mod printer;
+pub mod release;
 pub mod render;
 pub mod session;
+pub mod set;
 #[cfg(all(test, feature = "sim"))]
 mod sim_tests;
 pub mod status;
+pub mod undo;
 pub mod version;
 pub mod view;
 pub mod watch;
@@ -108,6 +113,37 @@ Examples:
     /// Go on after a pause by `pause`, or after an analysis that could not decide
     #[command(after_help = "Examples:\n  kubectl sluice resume api")]
     Resume(action::Args),
+    /// Go on to the next step, without the rest of the pause or analysis of the present one
+    #[command(after_help = "Examples:\n  kubectl sluice skip-step api --reason 'looked at the dashboards'")]
+    SkipStep(action::Args),
+    /// Take the version that serves back: all traffic goes to an earlier one, without steps
+    #[command(after_help = "\
+The version that is taken back stays rejected until the template changes, or someone retries it. Where a rollout is running, `abort` is
+what takes the new version back. `kubectl sluice history` shows which revisions there are.
+
+Examples:
+  kubectl sluice undo api --reason 'orders are lost'                 to the version that served before
+  kubectl sluice undo api --to-revision 5d7c8f9b6                    to this one")]
+    Undo(undo::Args),
+    /// Restart every pod of the version that serves, one after the other
+    #[command(after_help = "Examples:\n  kubectl sluice restart api --reason 'new certificates'")]
+    Restart(action::Args),
+    /// The rollouts that ended, and the revisions that can be gone back to
+    #[command(
+        after_help = "NOW says what the revision is: serves, canary, rejected, kept (its ReplicaSet is still there) or gone.\n\nExamples:\n  kubectl sluice history api\n  kubectl sluice history api -o json | jq '.rollouts[] | select(.outcome == \"Aborted\")'"
+    )]
+    History(history::Args),
+    /// Change the Rollout's workload
+    Set(set::Args),
+    /// Give a workload back: delete its Rollout, and wait until everything is as it was
+    #[command(after_help = "\
+The Deployment gets its pods back without a restart. Where its present template is not the version that serves (in the middle of a
+rollout, or after an abort) it stays paused, and this asks first: --yes answers.
+
+Examples:
+  kubectl sluice release api
+  kubectl sluice release --all -A --yes --timeout 30m                before Sluice is uninstalled")]
+    Release(release::Args),
     /// Print a completion script for a shell
     #[command(after_help = completion::HOW)]
     Completion(completion::Args),
@@ -126,6 +162,7 @@ impl Command {
         let format = match self {
             Command::List(args) => args.output,
             Command::Get(args) => args.output,
+            Command::History(args) => args.output,
             Command::Watch(args) => args.output.as_ref().map(|_| Format::Wide),
             _ => None,
         };
@@ -185,6 +222,12 @@ async fn run(cli: &Cli, out: &mut Out<'_>) -> Result<Exit, Error> {
         Command::Retry(args) => action::run(&connect().await?, Verb::Retry, args, out).await,
         Command::Pause(args) => action::run(&connect().await?, Verb::Pause, args, out).await,
         Command::Resume(args) => action::run(&connect().await?, Verb::Resume, args, out).await,
+        Command::SkipStep(args) => action::run(&connect().await?, Verb::SkipStep, args, out).await,
+        Command::Undo(args) => undo::run(&connect().await?, args, out).await,
+        Command::Restart(args) => action::run(&connect().await?, Verb::Restart, args, out).await,
+        Command::History(args) => history::run(&connect().await?, args, now, out).await,
+        Command::Set(args) => set::run(&connect().await?, args, out).await,
+        Command::Release(args) => release::run(&connect().await?, args, out).await,
         Command::Completion(args) => completion::run(args, out),
         Command::Complete { words } => completion::answer(words, out).await,
         Command::Version(args) if args.client => version::run(None, args, out).await,

@@ -1,5 +1,7 @@
 //! The verbs against a simulated API server, through a real client. What a controller would write is written by hand here.
 
+mod verbs;
+
 use jiff::Timestamp;
 use kube::{
     Client, ResourceExt,
