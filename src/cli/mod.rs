@@ -11,10 +11,15 @@ mod fixtures;
 pub mod get;
 pub mod gitops;
 pub mod history;
+pub mod init;
+#[cfg(feature = "sim")]
+pub mod lint;
 pub mod list;
 pub mod load;
+pub mod neighbours;
 pub mod output;
 pub mod printer;
+pub mod probe;
 pub mod release;
 pub mod render;
 pub mod session;
@@ -144,6 +149,31 @@ Examples:
   kubectl sluice release api
   kubectl sluice release --all -A --yes --timeout 30m                before Sluice is uninstalled")]
     Release(release::Args),
+    /// Write the Rollout for a Deployment that runs behind a Service and an HTTPRoute
+    #[command(after_help = "\
+The Service is found by its selector, the route by its backendRefs; nothing is asked, and nothing is written to the cluster. The metric
+is the one that has data in the Prometheus of --prometheus; else the pods' own, where they carry the annotation prometheus.io/port.
+
+Examples:
+  kubectl sluice init api > rollout.yaml
+  kubectl sluice init api --route api-public | kubectl apply -f -
+  kubectl sluice init api --prometheus http://localhost:9090 | kubectl sluice lint --online -f -")]
+    Init(init::Args),
+    /// Check manifests as the API server and the controller would
+    #[cfg(feature = "sim")]
+    #[command(after_help = "\
+By default no cluster is asked, so that it says the same everywhere: schemas and rules of the CRDs, whether the controller can carry the
+spec out, metrics and their queries, and how it fits the Deployment, Service and HTTPRoute in the same files. With --online, also: what
+the Rollouts name in the cluster, autoscalers that still scale the Deployment, what you may do, and what the metrics answer now.
+
+Exit codes: 0 no problems (notes are none), 1 problems, or an error.
+
+Examples:
+  kubectl sluice lint -f rollout.yaml
+  kubectl sluice lint -f deploy/ -o json
+  helm template ./chart | kubectl sluice lint -f -
+  kubectl sluice lint --online -f rollout.yaml --prometheus http://localhost:9090")]
+    Lint(lint::Args),
     /// Print a completion script for a shell
     #[command(after_help = completion::HOW)]
     Completion(completion::Args),
@@ -228,6 +258,9 @@ async fn run(cli: &Cli, out: &mut Out<'_>) -> Result<Exit, Error> {
         Command::History(args) => history::run(&connect().await?, args, now, out).await,
         Command::Set(args) => set::run(&connect().await?, args, out).await,
         Command::Release(args) => release::run(&connect().await?, args, out).await,
+        Command::Init(args) => init::run(&connect().await?, args, cli.connection.namespace.as_deref(), out).await,
+        #[cfg(feature = "sim")]
+        Command::Lint(args) => lint::run(&cli.connection, args, now, out).await,
         Command::Completion(args) => completion::run(args, out),
         Command::Complete { words } => completion::answer(words, out).await,
         Command::Version(args) if args.client => version::run(None, args, out).await,

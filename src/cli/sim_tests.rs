@@ -1,5 +1,6 @@
 //! The verbs against a simulated API server, through a real client. What a controller would write is written by hand here.
 
+mod manifests;
 mod verbs;
 
 use jiff::Timestamp;
@@ -83,6 +84,9 @@ impl World {
             "Namespace" => "/api/v1/namespaces",
             "ReplicaSet" => "/apis/apps/v1/namespaces/shop/replicasets",
             "Deployment" => "/apis/apps/v1/namespaces/shop/deployments",
+            "Service" => "/api/v1/namespaces/shop/services",
+            "HTTPRoute" => "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes",
+            "HorizontalPodAutoscaler" => "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers",
             kind => panic!("{kind}"),
         };
         let request = http::Request::post(plural).header("content-type", "application/json").body(serde_json::to_vec(&object).unwrap());
