@@ -43,6 +43,25 @@ async fn undo_says_where_it_goes_and_is_addressed_to_the_version_that_serves() {
     assert_eq!(history["kept"][0]["revision"], "4a4a");
 }
 
+#[tokio::test(start_paused = true)]
+async fn completion_offers_what_the_cluster_has() {
+    use crate::cli::completion::{Thing, names};
+    let world = World::new().await;
+    deployment(&world, json!({})).await;
+    world.revision("4a4a", "app:v0").await;
+    world.revision("5d7c", "app:v1").await;
+    for (thing, expected) in [
+        (Thing::Rollouts, &["api"][..]),
+        (Thing::Deployments, &["api"]),
+        (Thing::Services, &[]),
+        (Thing::Namespaces, &["default", "kube-system", "shop"]),
+        (Thing::Revisions("api".into()), &["4a4a", "5d7c"]),
+        (Thing::Containers("api".into()), &["app=", "proxy="]),
+    ] {
+        assert_eq!(names(&world.session, &thing).await.unwrap(), expected, "{thing:?}");
+    }
+}
+
 fn images(images: &[&str]) -> set::Args {
     let images = images.iter().map(|image| image.parse().unwrap()).collect();
     set::Args { what: set::What::Image(set::Image { name: "api".into(), images, output: None }) }
