@@ -147,6 +147,7 @@ impl Desk {
             for_image: Some(image.into()),
             for_revision: None,
             timeout: Some("30m".parse().unwrap()),
+            output: None,
         };
         typed!(out => status::run(&self.session, &args, out))
     }
@@ -157,7 +158,7 @@ impl Desk {
     }
 
     async fn why(&self) -> String {
-        typed!(out => why::run(&self.session, &why::Args { name: "api".into() }, self.sim.now(), out)).out
+        typed!(out => why::run(&self.session, &why::Args { name: "api".into(), output: None }, self.sim.now(), out)).out
     }
 }
 

@@ -54,11 +54,15 @@ pub fn run(args: &Args, out: &mut Out<'_>) -> Result<Exit, Error> {
     Ok(Exit::Ok)
 }
 
-/// What can stand for the last of `words`, in the form that kubectl reads: one in a line, then `:4` (no file names).
+/// What can stand for the last of `words`, in the form that kubectl reads: one in a line, then `:4` (no file names) or `:0`
+/// (file names, which the shell knows).
 pub async fn answer(words: &[String], out: &mut Out<'_>) -> Result<Exit, Error> {
     let command = Cli::command();
-    let candidates = match candidates(&command, words) {
+    let found = candidates(&command, words);
+    let directive = if found == Candidates::Files { ":0" } else { ":4" };
+    let candidates = match found {
         Candidates::Words(words) => words,
+        Candidates::Files => Vec::new(),
         // A completion that cannot reach the cluster offers nothing: an error would garble the prompt.
         Candidates::InCluster(thing) => in_cluster(words, &thing).await.unwrap_or_default(),
     };
@@ -66,13 +70,14 @@ pub async fn answer(words: &[String], out: &mut Out<'_>) -> Result<Exit, Error> 
     for candidate in candidates.iter().filter(|candidate| candidate.starts_with(start)) {
         out.line(candidate)?;
     }
-    out.line(":4")?;
+    out.line(directive)?;
     Ok(Exit::Ok)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Candidates {
     Words(Vec<String>),
+    Files,
     InCluster(Thing),
 }
 
@@ -135,6 +140,7 @@ fn values(argument: &clap::Arg, named: String) -> Candidates {
         "routes" => Thing::Routes,
         "to_revision" | "for_revision" => Thing::Revisions(named),
         "images" => Thing::Containers(named),
+        "files" | "kubeconfig" => return Candidates::Files,
         _ => return Candidates::Words(argument.get_possible_values().iter().map(|value| value.get_name().into()).collect()),
     })
 }
@@ -238,6 +244,7 @@ mod tests {
         ] {
             assert_eq!(offered(words), Candidates::InCluster(thing), "{words:?}");
         }
+        assert_eq!(offered(&["lint", "--online", "-f", "roll"]), Candidates::Files);
         assert_eq!(offered(&["set", ""]), Candidates::Words(vec!["image".into()]));
         assert_eq!(offered(&["history", "api", "-o", ""]), Candidates::Words(["json", "yaml", "wide"].map(String::from).to_vec()));
         assert_eq!(offered(&["abort", "api", "--reason", ""]), Candidates::Words(vec![]));

@@ -22,6 +22,7 @@ pub mod printer;
 pub mod probe;
 pub mod release;
 pub mod render;
+pub mod screen;
 pub mod session;
 pub mod set;
 #[cfg(all(test, feature = "sim"))]
@@ -79,7 +80,7 @@ enum Command {
     Get(get::Args),
     /// The same tree, live
     #[command(
-        after_help = "Events of the cluster draw it again; q quits. Where the output is no terminal, each change is a line.\n\nExamples:\n  kubectl sluice watch api\n  kubectl sluice watch api | tee rollout.log"
+        after_help = "Events of the cluster draw it again; q quits. Where the output is no terminal, each change is a line.\n\nExamples:\n  kubectl sluice watch api\n  kubectl sluice watch api | tee rollout.log\n  kubectl sluice watch api -o json | jq --unbuffered -c .status.weights"
     )]
     Watch(watch::Args),
     /// Wait until a Rollout has ended well or badly
@@ -92,7 +93,7 @@ Progress goes to standard error, the result to standard output. Exit codes:
 Examples:
   kubectl sluice status api --timeout 20m
   kubectl sluice status api --for-image registry.example.com/app:v2
-  kubectl sluice status api --watch=false")]
+  kubectl sluice status api --watch=false -o json | jq .status.phase")]
     Status(status::Args),
     /// In words: what a Rollout waits for, or why it was taken back
     #[command(after_help = "Examples:\n  kubectl sluice why api")]
@@ -193,7 +194,8 @@ impl Command {
             Command::List(args) => args.output,
             Command::Get(args) => args.output,
             Command::History(args) => args.output,
-            Command::Watch(args) => args.output.as_ref().map(|_| Format::Wide),
+            Command::Watch(args) => args.output,
+            Command::Why(args) => args.output,
             _ => None,
         };
         format == Some(Format::Wide)
