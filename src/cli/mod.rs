@@ -66,12 +66,17 @@ Examples:
   kubectl sluice get api                                 one of them, as a tree
   kubectl sluice status api --for-image app:v2           wait until app:v2 serves, in a pipeline
   kubectl sluice why api                                 why it does not go on
-  kubectl sluice promote api --reason 'looks good'       end the pause that it is at";
+  kubectl sluice promote api --reason 'looks good'       end the pause that it is at
+  kubectl sluice undo api                                go back to the version that served before
+  kubectl sluice init api > rollout.yaml                 a Rollout for the Deployment api";
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// One line for each Rollout
-    #[command(visible_alias = "ls")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  kubectl sluice list\n  kubectl sluice list -A -o wide\n  kubectl sluice list -A -o json | jq -r '.items[] | select(.status.phase == \"Aborted\") | .metadata.name'"
+    )]
     List(list::Args),
     /// One Rollout as a tree: steps, weights, revisions, pods, analysis
     #[command(
@@ -290,6 +295,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_verb() {
+        insta::assert_snapshot!("help", Cli::command().term_width(120).render_help());
+    }
+
+    #[test]
+    fn every_verb_explains_itself_with_examples() {
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set() && !verb.has_subcommands()) {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                help.replace("kubectl-sluice", "kubectl sluice").contains("kubectl sluice ") && verb.get_about().is_some(),
+                "{}: {help}",
+                verb.get_name()
+            );
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::{
     output::Out,
     printer::{Tone, plural, span},
     session::Session,
+    view::is_behind,
     words,
 };
 use crate::api::{Rollout, Span};
@@ -177,6 +178,7 @@ async fn gone(session: &Session, rollouts: &[Rollout], last: &mut String, out: &
         let name = full_name(&rollouts[i]);
         // One of the same name that is another: somebody has created it again.
         match seen[i].iter().find(|now| now.uid() == rollouts[i].uid()) {
+            Some(now) if is_behind(now) => tell(format!("{name}: waits until the controller sees that it is to go"), last, out)?,
             Some(now) => tell(format!("{name}: {}", words::waits_for(now)), last, out)?,
             None => {
                 left[i] = false;
