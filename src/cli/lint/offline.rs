@@ -73,8 +73,8 @@ impl Set {
         }
         self.take(&kind, &object);
         match kind.as_str() {
-            "Rollout" if ours => self.rollouts.extend(parsed(object).map(|rollout| (subject, namespace, rollout))),
-            "AnalysisTemplate" if ours => self.templates.extend(parsed(object).map(|template| (subject, template))),
+            "Rollout" if ours => self.rollouts.extend(read(object, &subject, report).map(|rollout| (subject, namespace, rollout))),
+            "AnalysisTemplate" if ours => self.templates.extend(read(object, &subject, report).map(|template| (subject, template))),
             _ => {}
         }
     }
@@ -184,6 +184,12 @@ impl Set {
 
 fn parsed<T: serde::de::DeserializeOwned>(object: Value) -> Option<T> {
     serde_json::from_value(object).ok()
+}
+
+/// As the controller reads it. A schema cannot say everything: a span of time may be too long.
+fn read<T: serde::de::DeserializeOwned>(object: Value, subject: &Subject, report: &mut Report) -> Option<T> {
+    let why = |error: serde_json::Error| report.problem(subject, "spec", format!("the controller cannot read it: {error}"), None);
+    serde_json::from_value(object).map_err(why).ok()
 }
 
 /// The analyses of a Rollout by their fields.

@@ -44,7 +44,7 @@ pub async fn check(session: &Session, set: &mut Set, prometheus: Option<&str>, n
         check_rights(&session, &everywhere, report).await;
     }
     let (known, installed) = controller(session, &everywhere, report).await;
-    set.check(known.then_some(installed.is_some() || prometheus.is_some()), now, report);
+    set.check(known.then_some(installed.is_some()), now, report);
     set.check_templates(true, report);
     let prometheus = prometheus.map(str::to_owned).or(installed);
     let probe = Probe::new(session, prometheus.as_deref())?;

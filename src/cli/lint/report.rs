@@ -127,8 +127,12 @@ impl Report {
 
     fn conclusion(&self, style: &Style) -> String {
         let (problems, others) = (self.problems(), self.passed_over.values().sum::<usize>());
-        let tone = if problems > 0 { Tone::Bad } else { Tone::Good };
-        let mut text = format!("{} {} checked, ", style.mark(tone), plural(self.checked, "document"));
+        let tone = match (problems, self.checked) {
+            (0, 0) => Tone::Held, // perhaps it was the wrong directory
+            (0, _) => Tone::Good,
+            _ => Tone::Bad,
+        };
+        let mut text = format!("{} {} of sluice.dev checked, ", style.mark(tone), plural(self.checked, "document"));
         text += &if problems == 0 { "no problems".into() } else { plural(problems, "problem") };
         if others > 0 {
             let kinds: Vec<String> = self.passed_over.iter().map(|(kind, count)| format!("{count} {kind}")).collect();

@@ -20,7 +20,10 @@ const TEMPLATE: &str = include_str!("../../../examples/analysis-template.yaml");
 #[test]
 fn the_examples_have_no_problems() {
     let (report, text) = report(&[("rollout.yaml", ROLLOUT), ("app.yaml", APP), ("analysis-template.yaml", TEMPLATE)]);
-    assert_eq!(text, "✔ 2 documents checked, no problems; 3 documents of other kinds not checked (1 Deployment, 1 HTTPRoute, 1 Service)");
+    assert_eq!(
+        text,
+        "✔ 2 documents of sluice.dev checked, no problems; 3 documents of other kinds not checked (1 Deployment, 1 HTTPRoute, 1 Service)"
+    );
     assert_eq!((report.problems(), report.checked), (0, 2));
 }
 
@@ -114,6 +117,12 @@ fn a_service_that_does_not_fit_the_deployment_in_the_same_files_is_told() {
     let twice = format!("{ROLLOUT}---\n{}", ROLLOUT.replacen("name: api", "name: api-2", 1));
     let (_, text) = report(&[("rollout.yaml", &twice)]);
     assert!(text.contains("already has this Service or workload"), "{text}");
+}
+
+#[test]
+fn what_the_schema_lets_pass_but_the_controller_cannot_read_is_told() {
+    let (_, text) = report(&[("rollout.yaml", &ROLLOUT.replacen("duration: 1m", "duration: 9000h", 1))]);
+    assert!(text.contains("the controller cannot read it: \"9000h\" is longer than 366 days"), "{text}");
 }
 
 #[test]

@@ -205,5 +205,26 @@ async fn online_the_metrics_are_asked_once_about_what_serves() {
     .await;
     insta::assert_snapshot!("lint_online_metrics", linted(&world, &manifest, Some(address)).await);
     let text = linted(&world, ROLLOUT, Some("http://127.0.0.1:1".into())).await;
-    assert!(text.contains("could not be asked from here: 127.0.0.1:1") && text.ends_with("✔ 1 document checked, no problems"), "{text}");
+    assert!(
+        text.contains("could not be asked from here: 127.0.0.1:1") && text.ends_with("✔ 1 document of sluice.dev checked, no problems"),
+        "{text}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn online_a_controller_without_a_prometheus_is_a_problem_for_metrics_that_name_none() {
+    for (arguments, problem) in [(json!(["run"]), true), (json!(["run", "--prometheus-address=http://127.0.0.1:1"]), false)] {
+        let world = World::new().await;
+        app(&world, |_| {}).await;
+        let labels = json!({"app.kubernetes.io/name": "sluice"});
+        world
+            .create(json!({
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "sluice", "namespace": "shop", "labels": labels},
+                "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": {
+                    "containers": [{"name": "sluice", "image": "sluice:1", "args": arguments}]}}}
+            }))
+            .await;
+        let text = linted(&world, ROLLOUT, None).await;
+        assert_eq!(text.contains("✖ spec.strategy.canary.analysis.metrics[0].prometheus.address: set the address"), problem, "{text}");
+    }
 }
