@@ -95,13 +95,16 @@ fn put_back(out: &mut impl Write) {
     }
 }
 
-/// What a panic says would go to a screen that vanishes: the terminal is put back first.
+/// What a panic says would go to a screen that vanishes: the terminal is put back first. Only the view's own thread does it: a panic
+/// elsewhere does not end the view, and standard output is locked by it.
 fn put_back_before_a_panic_is_told() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        let tell = std::panic::take_hook();
+        let (tell, ours) = (std::panic::take_hook(), std::thread::current().id());
         std::panic::set_hook(Box::new(move |panic| {
-            put_back(&mut io::stdout());
+            if std::thread::current().id() == ours {
+                put_back(&mut io::stdout());
+            }
             tell(panic);
         }));
     });
