@@ -96,6 +96,14 @@ pub struct RolloutStatus {
     pub history: Vec<HistoryEntry>,
 }
 
+impl RolloutStatus {
+    /// The revision that served before this one, as the history has it: Undo goes back to it.
+    pub fn served_before(&self, revision: &str) -> Option<&str> {
+        let promoted = |entry: &&HistoryEntry| entry.revision == revision && entry.outcome == RolloutOutcome::Promoted;
+        self.history.iter().rev().find(promoted)?.over.as_deref()
+    }
+}
+
 /// The state in one word.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {

@@ -173,12 +173,14 @@ pub fn healthy() -> View {
 pub fn with_a_past() -> View {
     let mut view = aborted_by_analysis();
     let ended = |revision: &str, image: &str, outcome: &str, message: &str, times: [&str; 2]| json!({"revision": revision, "images": [image], "outcome": outcome, "message": message, "startedAt": micro(times[0]), "finishedAt": micro(times[1])});
-    let mut past = read(vec![
+    let mut past: Vec<crate::api::status::HistoryEntry> = read(vec![
         ended("4a4a", "app:v0", "Promoted", "", ["09:00:00", "09:05:00"]),
         ended("4b4b", "app:v0-fixed", "Promoted", "", ["09:30:00", "09:36:10"]),
         ended("4c4c", "app:v0-debug", "Superseded", "revision 5d7c came", ["10:00:00", "10:00:40"]),
         ended("5d7c", "app:v1", "Promoted", "", ["11:00:00", "11:05:00"]),
     ]);
+    past[1].over = Some("4a4a".into());
+    past[3].over = Some("4b4b".into());
     let status = view.rollout.status.as_mut().unwrap();
     past.append(&mut status.history);
     status.history = past;

@@ -35,7 +35,10 @@ pub async fn run(session: &Session, args: &Args, out: &mut Out<'_>) -> Result<Ex
     }
     let to = match &spec.to_revision {
         Some(hash) => kept.iter().find(|(kept, _)| kept == hash).cloned().or_else(|| Some((hash.clone(), vec![]))),
-        None => history::previous(&rollout).map(|entry| (entry.revision.clone(), entry.images.clone())),
+        None => history::previous(&rollout).map(|previous| {
+            let images = kept.iter().find(|(kept, _)| kept == previous).map(|(_, images)| images.clone());
+            (previous.to_owned(), images.unwrap_or_default())
+        }),
     };
     let note = format!("undo revision {}: back to {}", spec.revision, describe(to));
     action::send(session, spec, note, &args.action, out).await

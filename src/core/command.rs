@@ -127,7 +127,7 @@ impl Draft<'_> {
         if let Some(undo) = &self.status.undo {
             return refused(format!("revision {} is on its way back already: `kubectl sluice abort {}` ends that", undo.to, spec.rollout));
         }
-        let Some(to) = spec.to_revision.clone().or_else(|| self.served_before(stable)) else {
+        let Some(to) = spec.to_revision.clone().or_else(|| self.status.served_before(stable).map(str::to_owned)) else {
             let earlier = self.earlier_revisions(stable);
             return refused(format!("it is not known what served before revision {stable}: name it with --to-revision ({earlier})"));
         };

@@ -218,7 +218,7 @@ impl Draft<'_> {
             return Ok(());
         }
         let obs = self.obs;
-        let Some(rs) = self.served_before(stable).and_then(|hash| obs.replica_set(&hash)).filter(|rs| rs.replicas > 0) else {
+        let Some(rs) = self.status.served_before(stable).and_then(|hash| obs.replica_set(hash)).filter(|rs| rs.replicas > 0) else {
             return Ok(());
         };
         let until = rs.meta.annotations.get(keys::SCALE_DOWN_AT).and_then(|at| at.parse::<Timestamp>().ok());

@@ -31,12 +31,6 @@ impl Draft<'_> {
         }
     }
 
-    /// The revision that served before this one, as the history has it.
-    pub fn served_before(&self, stable: &str) -> Option<String> {
-        let promoted = |e: &&crate::api::status::HistoryEntry| e.revision == stable && e.outcome == RolloutOutcome::Promoted;
-        self.status.history.iter().rev().find(promoted)?.over.clone()
-    }
-
     /// Promoted, but the traffic has not come home yet: the version before it has all its pods.
     pub fn is_just_promoted(&self, stable: &str) -> bool {
         let carries = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(stable);

@@ -14,11 +14,11 @@ async fn undo_says_where_it_goes_and_is_addressed_to_the_version_that_serves() {
         world.revision(hash, image).await;
     }
     world.healthy("5d7c").await;
-    let promoted = |revision: &str, image: &str, at: &str| {
-        json!({"revision": revision, "images": [image], "outcome": "Promoted", "message": "",
+    let promoted = |revision: &str, over: &str, image: &str, at: &str| {
+        json!({"revision": revision, "over": over, "images": [image], "outcome": "Promoted", "message": "",
             "startedAt": format!("2026-01-01T{at}:00.000000Z"), "finishedAt": format!("2026-01-01T{at}:50.000000Z")})
     };
-    world.report(json!({"history": [promoted("4a4a", "app:v0", "10:00"), promoted("5d7c", "app:v1", "11:00")]})).await;
+    world.report(json!({"history": [promoted("4a4a", "3e3e", "app:v0", "10:00"), promoted("5d7c", "4a4a", "app:v1", "11:00")]})).await;
     for (asked, wanted, note) in [
         (None, None, "undo revision 5d7c: back to 4a4a (app:v0)"),
         (Some("api-4a4a"), Some("4a4a"), "undo revision 5d7c: back to 4a4a (app:v0)"),
