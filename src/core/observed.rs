@@ -16,6 +16,8 @@ pub struct Observed {
     pub rollout: RolloutView,
     /// The Deployment that `workloadRef` names.
     pub workload: Option<WorkloadView>,
+    /// What scales that Deployment by itself, such as `HorizontalPodAutoscaler api`.
+    pub autoscalers: Vec<String>,
     /// The ControllerRevision that owns what Sluice makes or takes.
     pub anchor: Option<Meta>,
     /// Owned by the anchor or by the Deployment.

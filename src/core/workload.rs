@@ -65,6 +65,15 @@ impl Draft<'_> {
         if workload.observed_generation < workload.meta.generation {
             return wait(Waiting::Progress, format!("waits for the Deployment controller to look at Deployment {name}"));
         }
+        if let Some(autoscaler) = self.obs.autoscalers.first() {
+            return wait(
+                Waiting::Progress,
+                format!(
+                    "waits until {autoscaler} no longer scales Deployment {name}: let it scale this Rollout (apiVersion sluice.dev/v1alpha1, kind Rollout, name {}) instead, before the Deployment is taken over",
+                    self.obs.rollout.meta.name
+                ),
+            );
+        }
         if active > 1 {
             return wait(Waiting::Progress, format!("waits until Deployment {name} has ended its own rollout"));
         }

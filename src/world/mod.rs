@@ -12,6 +12,7 @@ use futures::{Stream, StreamExt};
 use gateway_api::httproutes::HttpRoute;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, Deployment, ReplicaSet},
+    autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{Pod, Service},
     discovery::v1::EndpointSlice,
 };
@@ -40,10 +41,11 @@ pub enum Watched {
     AnalysisTemplate,
     RolloutAction,
     ControllerRevision,
+    Autoscaler,
 }
 
 impl Watched {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Rollout,
         Self::Deployment,
         Self::ReplicaSet,
@@ -55,6 +57,7 @@ impl Watched {
         Self::AnalysisTemplate,
         Self::RolloutAction,
         Self::ControllerRevision,
+        Self::Autoscaler,
     ];
 
     pub fn resource(self) -> ApiResource {
@@ -70,6 +73,7 @@ impl Watched {
             Self::AnalysisTemplate => ApiResource::erase::<AnalysisTemplate>(&()),
             Self::RolloutAction => ApiResource::erase::<RolloutAction>(&()),
             Self::ControllerRevision => ApiResource::erase::<ControllerRevision>(&()),
+            Self::Autoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
         }
     }
 

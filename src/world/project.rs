@@ -291,6 +291,23 @@ pub fn action(object: &DynamicObject) -> Result<(Timestamp, ActionView), String>
     Ok((created(&object.metadata), ActionView { meta: meta(&object.metadata, ours), spec, status }))
 }
 
+/// The Deployment that an autoscaler scales, if it is one, and the autoscaler in words. A KEDA ScaledObject works through one that is
+/// labelled with its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoscalerEntry {
+    pub deployment: String,
+    pub words: String,
+}
+
+pub fn autoscaler(object: &DynamicObject) -> Option<AutoscalerEntry> {
+    let target = object.data.pointer("/spec/scaleTargetRef")?;
+    let deployment = text(target, "name").filter(|_| text(target, "kind") == Some("Deployment"))?.to_owned();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let scaled_object = object.metadata.labels.as_ref().and_then(|labels| labels.get("scaledobject.keda.sh/name"));
+    let words = scaled_object.map_or_else(|| format!("HorizontalPodAutoscaler {name}"), |scaled| format!("ScaledObject {scaled}"));
+    Some(AutoscalerEntry { deployment, words })
+}
+
 pub fn anchor(object: &DynamicObject) -> Meta {
     meta(&object.metadata, ours)
 }

@@ -325,6 +325,26 @@ fn two_rollouts_in_one_rule_roll_at_the_same_time_and_leave_it_as_it_was() {
 }
 
 #[test]
+fn an_autoscaler_on_the_deployment_holds_the_take_over_until_it_scales_the_rollout() {
+    let mut shop = Shop::without_rollout();
+    let pods = shop.pods("app:v1");
+    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let target = |kind: &str, version: &str| json!({"spec": {"maxReplicas": 5, "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": "api"}}});
+    let mut autoscaler = target("Deployment", "apps/v1");
+    autoscaler["metadata"] = json!({"name": "busy"});
+    shop.send("POST", path, "ann", "application/json", autoscaler);
+    shop.rollout("api", json!({}));
+    shop.wait(60);
+    let message = shop.status("api")["message"].clone();
+    assert!(message.as_str().unwrap().starts_with("waits until HorizontalPodAutoscaler busy no longer scales Deployment api"), "{message}");
+    assert!(shop.get(Watched::Deployment, "api")["spec"]["paused"].is_null(), "the Deployment is left alone");
+    shop.send("PATCH", &format!("{path}/busy"), "ann", "application/merge-patch+json", target("Rollout", "sluice.dev/v1alpha1"));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.comes_to_rest();
+    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
+}
+
+#[test]
 fn a_deployment_whose_replicas_are_in_git_is_parked_until_they_are_not() {
     let mut shop = Shop::without_rollout();
     let pods = shop.pods("app:v1");
