@@ -57,7 +57,7 @@ fn the_controller_may_write_only_what_it_is_known_for() {
             "replicasets: create delete patch",
             "events: create patch",
             "httproutes: patch",
-            "analysisruns: create patch",
+            "analysisruns: create delete patch",
             "analysisruns/status: patch",
             "rolloutactions/status: patch",
             "rollouts: patch",

@@ -5,6 +5,7 @@
 //! made up for. [`evidence_since`] and [`closed`] are what a Rollout asks before it gives a canary more traffic, or promotes it.
 
 mod gate;
+mod origin;
 mod record;
 mod resolve;
 mod schedule;
@@ -26,8 +27,9 @@ use crate::api::{
 };
 
 pub use gate::{closed, evidence_since};
+pub use origin::{SecretsOf, origin};
 pub use record::{cancel, record, start};
-pub use resolve::{inline_args, resolve};
+pub use resolve::{Resolved, inline_args, resolve};
 pub use schedule::{due, next_wake};
 
 /// Time between two measurements, where the metric does not say.
@@ -68,7 +70,7 @@ pub struct ProviderError {
 pub enum ErrorKind {
     /// The metric cannot be asked as it is written.
     Invalid,
-    /// No token: the Secret is missing, or may not be used.
+    /// No credentials: the Secret is missing, or may not be used.
     Secret,
     /// The address is one that may not be asked.
     Forbidden,

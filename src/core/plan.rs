@@ -55,6 +55,7 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
         _ => draft.go(),
     };
     report::write(&mut draft, &outcome);
+    draft.remove_old_runs();
     let events = report::events(&obs.rollout.status, &draft.status, obs, now);
     Plan { actions: draft.actions, status: draft.status, wake_at: draft.wake_at, events }
 }

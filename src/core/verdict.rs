@@ -1,15 +1,20 @@
 //! The Rollout's side of analysis: which runs there must be, and what they let it do.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::json;
 
 use super::{
     analysis,
     draft::{Draft, Flow, Waiting, wait},
-    observed::RunView,
+    observed::{Observed, RunView},
     patch::{self, Guarded, Kind},
     spec::{Invalid, StepKind, invalid},
 };
-use crate::api::{RunPhase, keys, rollout::StepAnalysis, status::AnalysisSummary};
+use crate::api::{RolloutStatus, RunPhase, keys, rollout::StepAnalysis, status::AnalysisSummary};
+
+/// Runs that are kept of each revision, beside those of the running rollout.
+const KEPT_RUNS: usize = 10;
 
 impl Draft<'_> {
     /// Deterministic, so that a run is made once: revision, start of the rollout, step, attempt.
@@ -36,14 +41,14 @@ impl Draft<'_> {
             return wait(Waiting::Analysis, "no rollout is running");
         };
         if self.run(step).is_none() {
-            let (metrics, args) = match analysis::resolve(analysis, &self.obs.analysis_templates) {
+            let analysis::Resolved { metrics, args, cluster_templates } = match analysis::resolve(analysis, &self.obs.analysis_templates) {
                 Ok(resolved) => resolved,
                 Err(why) => return wait(Waiting::Progress, format!("the analysis cannot start: {why}")),
             };
             let rollout = &self.obs.rollout;
             let mut spec = json!({
                 "rollout": rollout.meta.name, "canaryHash": canary.revision, "service": self.spec.traffic.service,
-                "canaryService": self.canary_service, "args": args, "metrics": metrics,
+                "canaryService": self.canary_service, "args": args, "metrics": metrics, "clusterTemplates": cluster_templates,
             });
             if let Some(stable) = &self.status.stable_revision {
                 spec["stableHash"] = json!(stable);
@@ -153,10 +158,34 @@ impl Draft<'_> {
             true => vec![],
             false => self.current_runs().iter().map(|run| run.meta.name.clone()).collect(),
         };
-        let obs = self.obs;
-        for run in obs.runs.iter().filter(|run| !run.status.phase.is_final() && !run.spec.terminate && !current.contains(&run.meta.name)) {
+        for run in our_runs(self.obs).filter(|run| !run.status.phase.is_final() && !run.spec.terminate && !current.contains(&run.meta.name))
+        {
             let patch = Guarded::new(Kind::AnalysisRun, &run.meta).add("/spec/terminate", true);
             self.act(patch.kept_fenced(format!("end AnalysisRun {}", run.meta.name)));
+        }
+    }
+
+    /// Removes runs that nobody looks for any more: kept are those of the running rollout, and the newest of each revision in the
+    /// history. It is housekeeping, so it waits for a moment in which there is nothing else to write: what refuses it refuses nothing else.
+    pub fn remove_old_runs(&mut self) {
+        if !self.actions.is_empty() || self.status != self.obs.rollout.status {
+            return;
+        }
+        let current: BTreeSet<String> = self.current_runs().into_iter().map(|run| run.meta.name.clone()).collect();
+        let RolloutStatus { history, canary_revision, stable_revision, .. } = &self.obs.rollout.status;
+        let remembered: BTreeSet<&String> =
+            history.iter().map(|entry| &entry.revision).chain(canary_revision).chain(stable_revision).collect();
+        let has_ended = |run: &&RunView| run.status.phase.is_final() && !run.meta.deleting && !current.contains(&run.meta.name);
+        let mut ended: Vec<&RunView> = our_runs(self.obs).filter(has_ended).collect();
+        ended.sort_by_key(|run| std::cmp::Reverse((run.status.started_at.as_ref().map(|at| at.0), &run.meta.name)));
+        let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
+        for run in ended {
+            let of_revision = kept.entry(&run.spec.canary_hash).or_default();
+            if *of_revision < KEPT_RUNS && remembered.contains(&run.spec.canary_hash) {
+                *of_revision += 1;
+            } else {
+                self.act(patch::delete(Kind::AnalysisRun, &run.meta, format!("remove AnalysisRun {}: it is old", run.meta.name)));
+            }
         }
     }
 
@@ -170,6 +199,11 @@ impl Draft<'_> {
         };
         self.status.analysis = self.current_runs().into_iter().map(summary).collect();
     }
+}
+
+/// The runs that Sluice has made for this Rollout. One that a person has made is the person's to end and to remove.
+fn our_runs(obs: &Observed) -> impl Iterator<Item = &RunView> {
+    obs.runs.iter().filter(|run| run.meta.labels.get(keys::ROLLOUT) == Some(&obs.rollout.meta.name))
 }
 
 fn waits_for(run: &RunView) -> String {

@@ -2,13 +2,14 @@
 
 use futures::future::try_join;
 use jiff::{SignedDuration, Timestamp};
-use reqwest::{Url, header::HeaderValue};
+use reqwest::Url;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Token,
-    http::{Http, beginning},
+    access::Credentials,
+    flights::Flights,
+    http::{Call, Http, To, beginning},
 };
 use crate::core::{
     analysis::{ErrorKind, ProviderError},
@@ -26,14 +27,29 @@ const MOST_SERIES: usize = 100;
 /// A server, and when its data is looked at.
 pub struct Server<'a> {
     pub http: &'a Http,
+    pub flights: &'a Flights<Question, Answered>,
     pub address: &'a str,
     /// The address that Sluice was installed with.
     pub trusted: bool,
-    pub token: Option<Token>,
+    pub credentials: &'a Credentials,
     pub timeout: SignedDuration,
-    /// All queries of a measurement are evaluated at the same moment.
-    pub now: Timestamp,
+    /// All queries of a measurement are evaluated at the same moment: the end of the window.
+    pub edge: Timestamp,
 }
+
+/// What makes two requests the same.
+#[derive(PartialEq, Eq, Hash)]
+pub struct Question {
+    address: String,
+    trusted: bool,
+    credentials: [u8; 32],
+    timeout: SignedDuration,
+    query: String,
+    edge: Timestamp,
+}
+
+/// The series of an instant query: label `le`, value.
+pub type Answered = Result<Vec<(Option<String>, f64)>, ProviderError>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -106,24 +122,27 @@ impl Server<'_> {
         }
     }
 
-    /// The series of an instant query: label `le`, value.
-    async fn query(&self, query: &str) -> Result<Vec<(Option<String>, f64)>, ProviderError> {
+    /// Asks, or waits for the answer to somebody else who asks the same.
+    async fn query(&self, query: &str) -> Answered {
+        let question = Question {
+            address: self.address.to_owned(),
+            trusted: self.trusted,
+            credentials: self.credentials.identity(),
+            timeout: self.timeout,
+            query: query.to_owned(),
+            edge: self.edge,
+        };
+        self.flights.share(question, self.ask(query)).await
+    }
+
+    async fn ask(&self, query: &str) -> Answered {
         let url = format!("{}/api/v1/query", self.address.trim_end_matches('/'));
         let url = Url::parse(&url).map_err(|error| ErrorKind::Invalid.error(format!("{:?} is not a URL: {error}", self.address)))?;
-        let time = format!("{}.{:03}", self.now.as_second(), self.now.subsec_millisecond());
-        let token = self.token.as_ref().map(|token| {
-            let mut header = HeaderValue::try_from(format!("Bearer {}", token.expose().trim()));
-            if let Ok(header) = &mut header {
-                header.set_sensitive(true);
-            }
-            header.map_err(|_| ErrorKind::Secret.error("the token holds characters that cannot be sent: is it encoded twice?"))
-        });
-        let token = token.transpose()?;
-        let send = |client: &reqwest::Client, url| {
-            let request = client.post(url).form(&[("query", query), ("time", &time)]);
-            token.into_iter().fold(request, |request, token| request.header(reqwest::header::AUTHORIZATION, token))
-        };
-        let answer = self.http.send(url, self.trusted, self.timeout, MOST, send).await?;
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let to = if self.trusted { To::Installation } else { To::Host(&host) };
+        let time = format!("{}.{:03}", self.edge.as_second(), self.edge.subsec_millisecond());
+        let call = Call { url, to, credentials: self.credentials, timeout: self.timeout, most: MOST };
+        let answer = self.http.send(call, |client, url| client.post(url).form(&[("query", query), ("time", &time)])).await?;
         let reply: Reply = match serde_json::from_str(&answer.body) {
             Ok(reply) => reply,
             Err(_) if !answer.status.is_success() => {
@@ -140,7 +159,7 @@ impl Server<'_> {
     }
 }
 
-fn series(reply: Reply, success: bool) -> Result<Vec<(Option<String>, f64)>, ProviderError> {
+fn series(reply: Reply, success: bool) -> Answered {
     if !success || reply.status != "success" {
         let kind = reply.error_type.unwrap_or_else(|| "error".to_owned());
         return Err(ErrorKind::Refused.error(format!("Prometheus answers {kind}: {}", beginning(&reply.error.unwrap_or_default()))));

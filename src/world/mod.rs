@@ -30,12 +30,13 @@ pub enum Watched {
     HttpRoute,
     AnalysisRun,
     AnalysisTemplate,
+    ClusterAnalysisTemplate,
     RolloutAction,
     ControllerRevision,
 }
 
 impl Watched {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Rollout,
         Self::Deployment,
         Self::ReplicaSet,
@@ -45,6 +46,7 @@ impl Watched {
         Self::HttpRoute,
         Self::AnalysisRun,
         Self::AnalysisTemplate,
+        Self::ClusterAnalysisTemplate,
         Self::RolloutAction,
         Self::ControllerRevision,
     ];
@@ -60,6 +62,7 @@ impl Watched {
             Self::HttpRoute => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
             Self::AnalysisRun => ("sluice.dev", "v1alpha1", "AnalysisRun", "analysisruns"),
             Self::AnalysisTemplate => ("sluice.dev", "v1alpha1", "AnalysisTemplate", "analysistemplates"),
+            Self::ClusterAnalysisTemplate => ("sluice.dev", "v1alpha1", "ClusterAnalysisTemplate", "clusteranalysistemplates"),
             Self::RolloutAction => ("sluice.dev", "v1alpha1", "RolloutAction", "rolloutactions"),
             Self::ControllerRevision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
         };
