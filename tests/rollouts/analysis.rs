@@ -133,6 +133,10 @@ fn only_ended_runs_of_ours_are_removed_and_never_a_current_one() {
     // Quiet: nothing is to be written.
     assert_eq!(planned(&obs, now).actions, []);
     assert_eq!(planned(&obs, now).status, obs.rollout.status);
+    // The current run has spoken, long ago.
+    obs.runs[0].status.phase = RunPhase::Passed;
+    obs.runs[0].status.started_at = Some((now - SignedDuration::from_hours(24)).into());
+    obs.rollout.status = planned(&obs, now).status;
     let current = obs.runs[0].clone();
     let old = |name: &str, at: i64, change: &dyn Fn(&mut sluice::core::observed::RunView)| {
         let mut run = current.clone();
@@ -142,7 +146,6 @@ fn only_ended_runs_of_ours_are_removed_and_never_a_current_one() {
         change(&mut run);
         run
     };
-    obs.runs[0].status.started_at = Some((now - SignedDuration::from_hours(24)).into());
     for n in 0..14 {
         obs.runs.push(old(&format!("old-{n:02}"), 100 + n, &|_| {}));
     }
