@@ -67,6 +67,18 @@ fn the_controller_may_write_only_what_it_is_known_for() {
     );
 }
 
+#[test]
+fn the_controller_has_every_option_that_it_is_started_with() {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_sluice")).args(["run", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let template = read("templates/deployment.yaml");
+    let options: Vec<&str> = template.lines().filter_map(|line| line.trim().strip_prefix("- --")?.split('=').next()).collect();
+    assert!(options.len() > 4, "{options:?}");
+    for option in options {
+        assert!(help.contains(&format!("--{option} ")), "--{option} is none of\n{help}");
+    }
+}
+
 /// Paths of the values below `value`, whose children are what `children` says; a map without children is a value.
 fn paths(value: &Value, children: fn(&Value) -> Vec<(String, Value)>, prefix: &str, out: &mut BTreeSet<String>) {
     for (key, child) in children(value) {

@@ -12,7 +12,7 @@ use tokio::{sync::OnceCell, time::Instant};
 /// An answer is also for those who ask a moment later.
 const FRESH: Duration = Duration::from_secs(1);
 /// Questions that are remembered; beyond them each is asked for itself.
-const MOST: usize = 1000;
+const MOST: usize = 256;
 
 /// Answers that are on their way, or have just come.
 pub struct Flights<K, T>(Mutex<HashMap<K, Flight<T>>>);

@@ -23,6 +23,8 @@ use crate::core::{
 const MOST: usize = 1 << 20;
 /// Series of one answer that are judged; a query for more is meant for people, not for a judge.
 const MOST_SERIES: usize = 100;
+/// Series of one answer that are kept: buckets of a histogram, too, are not more.
+const MOST_KEPT: usize = 1000;
 
 /// A server, and when its data is looked at.
 pub struct Server<'a> {
@@ -89,11 +91,7 @@ impl Server<'_> {
                 let query = render(query)?;
                 let series = self.query(&query).await?;
                 if series.len() > MOST_SERIES {
-                    let message = format!(
-                        "the query returns {} series, at most {MOST_SERIES} can be judged: aggregate them, with sum() say",
-                        series.len()
-                    );
-                    return Err(ErrorKind::TooLarge.error(message));
+                    return Err(too_many(series.len(), MOST_SERIES));
                 }
                 Ok(Sample { values: series.into_iter().map(|(_, value)| value).collect(), ..Sample::default() })
             }
@@ -159,6 +157,11 @@ impl Server<'_> {
     }
 }
 
+fn too_many(series: usize, most: usize) -> ProviderError {
+    let message = format!("the query returns {series} series, at most {most} can be judged: aggregate them, with sum() say");
+    ErrorKind::TooLarge.error(message)
+}
+
 fn series(reply: Reply, success: bool) -> Answered {
     if !success || reply.status != "success" {
         let kind = reply.error_type.unwrap_or_else(|| "error".to_owned());
@@ -176,6 +179,9 @@ fn series(reply: Reply, success: bool) -> Answered {
         other => return Err(malformed(format!("the query returns a {other}, it must return a number or an instant vector"))),
     };
     let series = series.map_err(|error| malformed(format!("the answer is not one of Prometheus: {error}")))?;
+    if series.len() > MOST_KEPT {
+        return Err(too_many(series.len(), MOST_KEPT));
+    }
     let number = |series: Series| {
         let le = series.metric.get("le").and_then(Value::as_str).map(str::to_owned);
         let (_, value) = series

@@ -200,6 +200,7 @@ async fn what_is_not_an_answer_is_a_typed_error() {
         ),
         ("not a number", 200, vector(&[("", "one")]), ErrorKind::Malformed, "\"one\" is not a number"),
         ("no data", 200, r#"{"status":"success"}"#.into(), ErrorKind::Malformed, "the answer has no data"),
+        ("far too many series", 200, vector(&vec![("", "1"); 1001]), ErrorKind::TooLarge, "the query returns 1001 series, at most 1000"),
         ("many series", 200, vector(&many), ErrorKind::TooLarge, "the query returns 101 series"),
     ] {
         let error = plain(&providers, move || (StatusCode::from_u16(status).unwrap(), body.clone()).into_response()).await.unwrap_err();
