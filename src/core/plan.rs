@@ -42,7 +42,7 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     let checked = spec.as_ref().map_err(Clone::clone).and_then(|spec| {
         spec::check(obs, spec)?;
         let defaults = Defaults { prometheus_address: settings.prometheus_address.is_some() };
-        verdict::check(spec, &defaults)
+        verdict::check(spec, &obs.analysis_templates, &defaults)
     });
     let remains = Spec::remains(&obs.rollout.spec);
     let mut draft = Draft::new(obs, spec.as_ref().unwrap_or(&remains), now);

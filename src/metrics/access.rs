@@ -134,7 +134,11 @@ impl Credentials {
             builder = builder.identity(identity);
         }
         // What it says may quote the PEM.
-        builder.build().map_err(|_| bad("the certificates (tls) are not usable"))
+        builder.build().map_err(|_| {
+            let message =
+                "the certificates (tls) are not usable; where the controller's image trusts no authority, name one with caSecretRef";
+            ErrorKind::Secret.error(message)
+        })
     }
 
     /// Tells credentials apart without holding them.

@@ -66,15 +66,18 @@ fn vector(series: &[(&str, &str)]) -> String {
     format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#, series.join(","))
 }
 
+/// Whose it is, its name, its data.
+type FakeSecret = (SecretsOf, &'static str, &'static [(&'static str, &'static str)]);
+
 #[derive(Default)]
 struct Fake {
     pods: Vec<PodTarget>,
-    secrets: Vec<(SecretsOf, &'static str, &'static [(&'static str, &'static str)])>,
+    secrets: Vec<FakeSecret>,
     templates: BTreeMap<String, AnalysisTemplateSpec>,
 }
 
 impl Fake {
-    fn with_secrets(secrets: &[(SecretsOf, &'static str, &'static [(&'static str, &'static str)])]) -> Self {
+    fn with_secrets(secrets: &[FakeSecret]) -> Self {
         Self { secrets: secrets.to_vec(), ..Self::default() }
     }
 }

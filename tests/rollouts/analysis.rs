@@ -3,8 +3,8 @@
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use sluice::{
-    api::RunPhase,
-    core::patch::Write,
+    api::{RunPhase, analysis::TemplateRef},
+    core::{Settings, patch::Write, plan},
     sim::drive::{Drive, path},
     world::Watched,
 };
@@ -116,6 +116,23 @@ fn a_cluster_template_may_come_later_and_is_recorded() {
     let run = &runs(&shop.drive)[0]["spec"];
     assert_eq!(run["clusterTemplates"], json!({"success": "platform"}));
     assert_eq!(run["metrics"].as_array().unwrap().iter().map(|m| &m["name"]).collect::<Vec<_>>(), ["success", "own"]);
+}
+
+#[test]
+fn a_template_that_needs_a_prometheus_server_where_there_is_none_is_named() {
+    let (mut obs, now) = waiting();
+    let analysis = &mut obs.rollout.spec.strategy.canary.as_mut().unwrap().analysis.as_mut().unwrap().analysis;
+    let template = TemplateRef { name: "web".into(), ..TemplateRef::default() };
+    (analysis.metrics, analysis.templates) = (vec![], vec![template.clone()]);
+    let none = Settings::default();
+    assert_eq!(plan(&obs, &none, now).status.message, planned(&obs, now).status.message, "it may come later");
+    let web = serde_json::from_value(json!({"metrics": [metric(json!({}))]})).unwrap();
+    obs.analysis_templates.insert(template, web);
+    let message = plan(&obs, &none, now).status.message;
+    let start =
+        "spec.strategy.canary.analysis.templates[0]: metric success of AnalysisTemplate \"web\": set the address of a Prometheus server";
+    assert!(message.contains(start), "{message}");
+    assert!(!planned(&obs, now).status.message.contains("templates[0]"));
 }
 
 /// What is removed, by the names of the runs.
