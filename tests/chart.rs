@@ -51,6 +51,7 @@ fn the_controller_may_write_only_what_it_is_known_for() {
     assert_eq!(
         writes,
         [
+            "pods/eviction: create",
             "services: create delete patch",
             "controllerrevisions: create delete",
             "deployments: patch",

@@ -220,7 +220,9 @@ pub enum HoldReason {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Undo {
-    /// The revision that is taken back: it served when someone asked.
+    /// The revision of the template when someone asked: another template is a new decision.
+    pub template: String,
+    /// The revision that served when someone asked.
     pub from: String,
     /// The revision that is to serve.
     pub to: String,
@@ -266,6 +268,9 @@ pub struct HistoryEntry {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
     pub outcome: RolloutOutcome,
+    /// The revision that served before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
     /// Why it ended so, in words.
     #[serde(default)]
     pub message: String,

@@ -102,6 +102,8 @@ pub struct ReplicaSetView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodView {
     pub name: String,
+    pub uid: String,
+    pub created_at: jiff::Timestamp,
     pub hash: String,
     /// Its own Ready condition, and not stopping.
     pub ready: bool,

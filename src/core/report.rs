@@ -86,7 +86,12 @@ fn summary(draft: &Draft, outcome: &Outcome) -> (Phase, String) {
     match outcome {
         Outcome::Healthy => match draft.obs.workload.as_ref().and_then(workload::parked) {
             Some(parked) => (Phase::Healthy, parked),
-            None => (Phase::Healthy, format!("revision {} serves", status.stable_revision.as_deref().unwrap_or("?"))),
+            None => {
+                let warm = draft.warm.as_ref();
+                let warm = warm.map(|(hash, until)| format!("; {hash} keeps its pods until {}", until.strftime("%H:%M:%S UTC")));
+                let serves = status.stable_revision.as_deref().unwrap_or("?");
+                (Phase::Healthy, format!("revision {serves} serves{}", warm.unwrap_or_default()))
+            }
         },
         Outcome::Aborted => (Phase::Aborted, aborted_message(status)),
         Outcome::Invalid(invalid) => (Phase::Degraded, invalid.to_string()),

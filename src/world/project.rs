@@ -204,6 +204,8 @@ pub fn pod(object: &DynamicObject) -> Option<PodEntry> {
     Some(PodEntry {
         view: PodView {
             name: object.metadata.name.clone().unwrap_or_default(),
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            created_at: created(&object.metadata),
             hash: object.metadata.labels.as_ref().and_then(|l| l.get(keys::POD_TEMPLATE_HASH)).cloned().unwrap_or_default(),
             ready,
             stopping,
