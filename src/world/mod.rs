@@ -23,7 +23,7 @@ use kube::{
 };
 use tokio::sync::{broadcast, watch};
 
-use crate::api::{AnalysisRun, AnalysisTemplate, Rollout, RolloutAction};
+use crate::api::{AnalysisRun, AnalysisTemplate, ClusterAnalysisTemplate, Rollout, RolloutAction};
 
 pub use index::{Change, Index, Key};
 
@@ -39,13 +39,14 @@ pub enum Watched {
     HttpRoute,
     AnalysisRun,
     AnalysisTemplate,
+    ClusterAnalysisTemplate,
     RolloutAction,
     ControllerRevision,
     Autoscaler,
 }
 
 impl Watched {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Rollout,
         Self::Deployment,
         Self::ReplicaSet,
@@ -55,6 +56,7 @@ impl Watched {
         Self::HttpRoute,
         Self::AnalysisRun,
         Self::AnalysisTemplate,
+        Self::ClusterAnalysisTemplate,
         Self::RolloutAction,
         Self::ControllerRevision,
         Self::Autoscaler,
@@ -71,6 +73,7 @@ impl Watched {
             Self::HttpRoute => ApiResource::erase::<HttpRoute>(&()),
             Self::AnalysisRun => ApiResource::erase::<AnalysisRun>(&()),
             Self::AnalysisTemplate => ApiResource::erase::<AnalysisTemplate>(&()),
+            Self::ClusterAnalysisTemplate => ApiResource::erase::<ClusterAnalysisTemplate>(&()),
             Self::RolloutAction => ApiResource::erase::<RolloutAction>(&()),
             Self::ControllerRevision => ApiResource::erase::<ControllerRevision>(&()),
             Self::Autoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
