@@ -123,7 +123,15 @@ impl Index {
 
     fn store(&mut self, kind: Watched, namespace: &str, name: &str, object: Option<&DynamicObject>) {
         match kind {
-            Watched::Rollout => self.rollouts.put(namespace, name, object.map(project::rollout)),
+            Watched::Rollout => {
+                // What was seen once of a deletion stays known as long as the object does: its sign is gone within milliseconds.
+                let seen = self.rollouts.get(namespace, name).map(|before| (before.meta.uid.clone(), before.propagation));
+                let entry = object.map(project::rollout).map(|entry| {
+                    let known = seen.filter(|(uid, _)| *uid == entry.meta.uid).and_then(|(_, propagation)| propagation);
+                    RolloutEntry { propagation: entry.propagation.or(known), ..entry }
+                });
+                self.rollouts.put(namespace, name, entry);
+            }
             Watched::Deployment => self.workloads.put(namespace, name, object.map(project::workload)),
             Watched::ReplicaSet => self.replica_sets.put(namespace, name, object.map(project::replica_set)),
             Watched::Pod => self.pods.put(namespace, name, object.and_then(project::pod)),
@@ -274,10 +282,10 @@ impl Index {
         let workload = spec.workload_ref.as_ref().and_then(|w| self.workloads.get(namespace, &w.name)).cloned();
         let scales = |a: &&AutoscalerEntry| workload.as_ref().is_some_and(|w: &WorkloadView| w.meta.name == a.deployment);
         let autoscalers = self.autoscalers.all(namespace).map(|(_, a)| a).filter(scales).map(|a| a.words.clone()).collect();
-        let replica_sets = self.replica_sets_of(namespace, anchor.as_ref(), workload.as_ref());
+        let replica_sets = self.replica_sets_of(namespace, &rollout.meta, anchor.as_ref(), workload.as_ref());
         let pods = self.pods.all(namespace).map(|(_, pod)| pod);
         let pods = pods.filter(|pod| replica_sets.iter().any(|rs| rs.meta.uid == pod.replica_set.1)).map(|pod| pod.view.clone()).collect();
-        let service = |name: &str| self.service(namespace, name, anchor.as_ref());
+        let service = |service: &str| self.service(namespace, service, name, anchor.as_ref());
         let traffic = spec.traffic.as_ref();
         let routes =
             self.routes.all(namespace).filter(|(route, view)| of_route(rollout, route) || recorded_by(view).iter().any(|r| r == name));
@@ -294,6 +302,7 @@ impl Index {
                 namespace: namespace.to_owned(),
                 meta: rollout.meta.clone(),
                 finalizers: rollout.finalizers.clone(),
+                propagation: rollout.propagation,
                 spec: spec.clone(),
                 status: rollout.status.clone(),
             },
@@ -313,16 +322,27 @@ impl Index {
         })
     }
 
-    fn replica_sets_of(&self, namespace: &str, anchor: Option<&Meta>, workload: Option<&WorkloadView>) -> Vec<ReplicaSetView> {
+    fn replica_sets_of(
+        &self,
+        namespace: &str,
+        rollout: &Meta,
+        anchor: Option<&Meta>,
+        workload: Option<&WorkloadView>,
+    ) -> Vec<ReplicaSetView> {
+        let labelled = |set: &ReplicaSetEntry| set.meta.labels.get(keys::ROLLOUT) == Some(&rollout.name);
         let owner = |set: &ReplicaSetEntry| match &set.controller {
             Some((_, _, uid)) if anchor.is_some_and(|a| a.uid == *uid) => Some(Owner::Anchor),
             Some((_, _, uid)) if workload.is_some_and(|w| w.meta.uid == *uid) => Some(Owner::Workload),
+            // Restored from a backup: without its owners, or with those that were.
+            None if labelled(set) => Some(Owner::Nobody),
+            Some((kind, name, _)) if labelled(set) && kind == "ControllerRevision" && *name == rollout.name => Some(Owner::Nobody),
             _ => None,
         };
         let sets = self.replica_sets.all(namespace).filter_map(|(_, set)| Some((owner(set)?, set)));
         let view = |(owner, set): (Owner, &ReplicaSetEntry)| ReplicaSetView {
             meta: set.meta.clone(),
             owner,
+            names_rollout: set.owner_uids.contains(&rollout.uid),
             hash: set.hash.clone(),
             digest: set.digest.clone(),
             images: set.images.clone(),
@@ -335,7 +355,7 @@ impl Index {
         sets.map(view).collect()
     }
 
-    fn service(&self, namespace: &str, name: &str, anchor: Option<&Meta>) -> Option<ServiceView> {
+    fn service(&self, namespace: &str, name: &str, rollout: &str, anchor: Option<&Meta>) -> Option<ServiceView> {
         let service = self.services.get(namespace, name)?;
         let endpoints = self.slices.all(namespace).filter(|(_, slice)| slice.service == name).flat_map(|(_, slice)| &slice.endpoints);
         let endpoint = |(pod, ready): &(String, bool)| EndpointView {
@@ -345,7 +365,8 @@ impl Index {
         };
         Some(ServiceView {
             meta: service.meta.clone(),
-            ours: anchor.is_some_and(|a| service.owner_uids.contains(&a.uid)),
+            ours: anchor.is_some_and(|a| service.owner_uids.contains(&a.uid))
+                || service.meta.labels.get(keys::ROLLOUT).is_some_and(|name| name == rollout),
             selector: service.selector.clone(),
             spec: service.spec.clone(),
             endpoints: endpoints.map(endpoint).collect(),
