@@ -4,11 +4,13 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kube::Client;
 use sluice::{
     controller::Controller,
     core::Settings,
     lease::{Claim, Elector},
     metrics::{self, Providers},
+    preflight,
     telemetry::{self, Telemetry},
     world::World,
 };
@@ -33,6 +35,9 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Look whether the cluster is ready for what is planned.
+    #[command(subcommand)]
+    Preflight(Preflight),
     /// Print the CustomResourceDefinitions as YAML, or write one file for each.
     Crds(Crds),
 }
@@ -45,6 +50,8 @@ struct Run {
     /// Prometheus for metrics that name no address, such as http://prometheus.monitoring:9090.
     #[arg(long, env = "SLUICE_PROMETHEUS_ADDRESS")]
     prometheus_address: Option<String>,
+    #[command(flatten)]
+    scope: Scope,
     /// Namespace of the lease by which one replica leads.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     namespace: String,
@@ -57,6 +64,19 @@ struct Run {
     /// How logs are written. What is logged: RUST_LOG (default info).
     #[arg(long, env = "SLUICE_LOG_FORMAT", default_value = "json")]
     log_format: LogFormat,
+}
+
+#[derive(Subcommand)]
+enum Preflight {
+    /// Fails while Rollouts exist: without the controller, nobody gives back what it has taken over.
+    Uninstall(Scope),
+}
+
+#[derive(Args)]
+struct Scope {
+    /// Namespaces to work in, separated by commas. Default: all.
+    #[arg(long, env = "SLUICE_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMES")]
+    watch_namespaces: Vec<String>,
 }
 
 #[derive(Args)]
@@ -77,8 +97,21 @@ fn main() -> anyhow::Result<()> {
         Command::Run(options) => run(options),
         #[cfg(feature = "sim")]
         Command::Demo { keep } => demo(keep),
+        Command::Preflight(Preflight::Uninstall(scope)) => preflight_uninstall(&scope.watch_namespaces),
         Command::Crds(options) => crds(&options.out),
     }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn preflight_uninstall(namespaces: &[String]) -> anyhow::Result<()> {
+    install_tls();
+    let refusal = preflight::uninstall(&connect().await?, namespaces).await.context("cannot see whether Rollouts exist")?;
+    refusal.map_or(Ok(()), |refusal| Err(anyhow::Error::msg(refusal)))
+}
+
+async fn connect() -> anyhow::Result<Client> {
+    let config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
+    Client::try_from(config).context("the cluster's configuration cannot be used")
 }
 
 fn crds(directories: &[PathBuf]) -> anyhow::Result<()> {
@@ -99,9 +132,8 @@ fn crds(directories: &[PathBuf]) -> anyhow::Result<()> {
 async fn run(options: Run) -> anyhow::Result<()> {
     log_to_stderr(options.log_format);
     install_tls();
-    let config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
-    let client = kube::Client::try_from(config).context("the cluster's configuration cannot be used")?;
-    let world = World::default();
+    let client = connect().await?;
+    let world = World::of(options.scope.watch_namespaces);
     let telemetry = Telemetry::default();
     let (stop, stopped) = watch::channel(false);
 
