@@ -33,9 +33,7 @@ impl Controller {
                     }
                 }
                 let value = serde_json::to_value(&status).unwrap_or_default();
-                let done = self.actor.write_status(namespace, Kind::AnalysisRun, &run.meta, &value).await;
-                self.telemetry.wrote(done.as_ref().err().map(ActError::class));
-                done?;
+                self.timed(self.actor.write_status(namespace, Kind::AnalysisRun, &run.meta, &value)).await?;
                 status
             }
         };

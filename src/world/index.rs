@@ -201,6 +201,11 @@ impl Index {
         }
     }
 
+    /// Every Rollout, with its namespace and name.
+    pub fn rollouts(&self) -> impl Iterator<Item = (&String, &String, &RolloutEntry)> {
+        self.rollouts.0.iter().flat_map(|(namespace, all)| all.iter().map(move |(name, rollout)| (namespace, name, rollout)))
+    }
+
     pub fn rollout_keys(&self) -> BTreeSet<Key> {
         let names = self.rollouts.0.iter().flat_map(|(namespace, all)| all.keys().map(move |name| (namespace.clone(), name.clone())));
         names.map(|(namespace, name)| Key::Rollout { namespace, name }).collect()
