@@ -13,7 +13,7 @@ fn chart(file: &str) -> String {
 
 fn evaluate(expression: &Value, context: &Context) -> Cel {
     let expression = expression.as_str().expect("an expression");
-    Program::compile(expression).and_then(|p| Ok(p.execute(context).unwrap_or_else(|e| panic!("{expression}: {e}")))).unwrap()
+    Program::compile(expression).unwrap().execute(context).unwrap_or_else(|error| panic!("{expression}: {error}"))
 }
 
 /// The words of the first validation that fails, for a user who has the verb `has` on the Rollout shop/api and on nothing else.
