@@ -211,7 +211,7 @@ impl Controller {
             tracing::info!(namespace, rollout = name, revision, phase = ?plan.status.phase, message = plan.status.message, "status");
             let status = serde_json::to_value(&plan.status).unwrap_or_default();
             self.timed(self.actor.write_status(namespace, Kind::Rollout, &obs.rollout.meta, &status)).await?;
-            self.telemetry.went_on(&obs.rollout.spec, &obs.rollout.status, &plan.status);
+            self.telemetry.went_on(&obs.rollout, &plan.status);
             self.notifier.publish(&obs.rollout, &plan.events).await;
         }
         let wake = plan.wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));

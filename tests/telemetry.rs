@@ -1,6 +1,9 @@
 //! What `/metrics` says, after the whole controller has rolled on the simulated cluster; and what it costs with ten thousand Rollouts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::mpsc,
+};
 
 use axum::body::Body;
 use kube::{
@@ -16,7 +19,7 @@ use sluice::{
     lease::{Claim, Elector},
     metrics::{Measure, MeasureRequest},
     sim::{Options, SimCluster},
-    telemetry::{self, Telemetry},
+    telemetry::{self, Telemetry, traces::Exporter},
     world::{Watched, World},
 };
 use tower::ServiceExt;
@@ -63,11 +66,15 @@ struct Shop {
 
 impl Shop {
     async fn open() -> Self {
+        Self::open_with(Telemetry::default()).await
+    }
+
+    async fn open_with(telemetry: Telemetry) -> Self {
         let cluster = SimCluster::start(Options::default());
         for crd in api::crds() {
             cluster.install_crd(serde_json::to_value(crd).unwrap()).unwrap();
         }
-        let (world, telemetry, handle) = (World::default(), Telemetry::default(), cluster.handle().clone());
+        let (world, handle) = (World::default(), cluster.handle().clone());
         let metrics = telemetry::router(telemetry.clone(), world.clone(), Claim::always());
         let clock: sluice::controller::Clock = std::sync::Arc::new(move || handle.now());
         let settings = Settings { prometheus_address: Some("http://prometheus".to_owned()) };
@@ -185,4 +192,62 @@ async fn only_the_leader_shows_rollouts_and_ten_thousand_at_rest_are_ten_thousan
     let standby = telemetry::router(Telemetry::default(), world.clone(), waits);
     let samples = scrape(&standby).await;
     assert_eq!((samples["sluice_leader"], of_rollouts(&samples).len()), (0.0, 0));
+}
+
+/// A collector of traces, and what sends to it. Both live in a runtime of their own, in real time, as their sockets do.
+fn collector() -> (Exporter, mpsc::Receiver<Value>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (sink, spans) = mpsc::channel();
+    let take = async move |axum::Json(body): axum::Json<Value>| {
+        let sent = body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().cloned().unwrap_or_default();
+        sent.into_iter().for_each(|span| sink.send(span).unwrap());
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let endpoint = format!("http://{}/", listener.local_addr().unwrap());
+    let entered = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/v1/traces", axum::routing::post(take))).await });
+    let exporter = Exporter::start(&endpoint);
+    drop(entered);
+    // It runs to the end of the process.
+    std::mem::forget(runtime);
+    (exporter, spans)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollout_is_one_trace_with_a_span_for_each_step_and_measurement() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let (exporter, sent) = collector();
+    let shop = Shop::open_with(Telemetry::with_traces(exporter)).await;
+    shop.until("taken over", |status| status["phase"] == "Healthy").await;
+    shop.release("app:v2").await;
+    shop.until("it runs", |status| status["phase"] == "Progressing").await;
+    shop.until("promoted", |status| status["phase"] == "Healthy").await;
+    let mut spans: Vec<Value> = vec![];
+    // The span of the whole is the last to end, and so to be sent.
+    while !spans.iter().any(|span| span["name"] == "rollout api") {
+        spans.push(sent.recv_timeout(std::time::Duration::from_secs(30)).unwrap_or_else(|_| panic!("the rollout has no span: {spans:#?}")));
+    }
+    let root = spans.iter().find(|span| span["name"] == "rollout api").cloned();
+    let root = root.unwrap();
+    assert_eq!(root["parentSpanId"], Value::Null);
+    assert!(root["attributes"].as_array().unwrap().contains(&json!({"key": "sluice.outcome", "value": {"stringValue": "Promoted"}})));
+    let (traces, ids): (BTreeSet<&str>, BTreeSet<&str>) =
+        spans.iter().map(|span| (span["traceId"].as_str().unwrap(), span["spanId"].as_str().unwrap())).unzip();
+    assert_eq!((traces.len(), ids.len()), (1, spans.len()), "one trace, and no span twice");
+    assert!(traces.iter().all(|id| id.len() == 32) && ids.iter().all(|id| id.len() == 16));
+    let nanos = |span: &Value, key: &str| span[key].as_str().unwrap().parse::<i128>().unwrap();
+    for span in spans.iter().filter(|span| **span != root) {
+        assert_eq!(span["parentSpanId"], root["spanId"], "{span}");
+        assert!(nanos(span, "startTimeUnixNano") <= nanos(span, "endTimeUnixNano"), "{span}");
+    }
+    let mut steps: Vec<&Value> = spans.iter().filter(|span| span["name"].as_str().unwrap().starts_with("step ")).collect();
+    steps.sort_by_key(|span| nanos(span, "startTimeUnixNano"));
+    let names: Vec<&str> = steps.iter().map(|span| span["name"].as_str().unwrap()).collect();
+    let wanted =
+        ["step 1 setWeight", "step 2 pause", "step 3 setWeight", "step 4 pause", "step 5 setWeight", "step 6 pause", "step 7 promotion"];
+    assert_eq!(names, wanted);
+    assert!(steps.windows(2).all(|two| nanos(two[0], "endTimeUnixNano") == nanos(two[1], "startTimeUnixNano")), "without gaps");
+    assert!(spans.iter().filter(|span| span["name"] == "measure success-rate").count() > 3);
 }

@@ -11,7 +11,7 @@ use sluice::{
     lease::{Claim, Elector},
     metrics::{self, Providers},
     preflight,
-    telemetry::{self, Telemetry},
+    telemetry::{self, Telemetry, traces::Exporter},
     world::World,
 };
 use tokio::sync::watch;
@@ -61,6 +61,9 @@ struct Run {
     /// Lead without a lease: for a single replica on a cluster that nobody else works on.
     #[arg(long)]
     no_lease: bool,
+    /// Collector of traces, by OTLP over HTTP, such as http://collector.monitoring:4318. Default: none, no traces.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// How logs are written. What is logged: RUST_LOG (default info).
     #[arg(long, env = "SLUICE_LOG_FORMAT", default_value = "json")]
     log_format: LogFormat,
@@ -134,7 +137,7 @@ async fn run(options: Run) -> anyhow::Result<()> {
     install_tls();
     let client = connect().await?;
     let world = World::of(options.scope.watch_namespaces);
-    let telemetry = Telemetry::default();
+    let telemetry = options.otlp_endpoint.map_or_else(Telemetry::default, |endpoint| Telemetry::with_traces(Exporter::start(&endpoint)));
     let (stop, stopped) = watch::channel(false);
 
     let (claim, elector) = match options.no_lease {

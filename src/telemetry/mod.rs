@@ -1,6 +1,7 @@
 //! The controller's own metrics, and the HTTP server that shows them with its health.
 
 mod rollouts;
+pub mod traces;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,10 +19,12 @@ use prometheus_client::{
 };
 
 use crate::{
-    api::{RolloutSpec, RolloutStatus, rollout::Step},
+    api::{RolloutStatus, rollout::Step, run::Measurement},
+    core::observed::{RolloutView, RunView},
     lease::Claim,
     world::World,
 };
+use traces::Exporter;
 
 /// Buckets for requests and looks, and for what people wait for.
 const SHORT: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0];
@@ -56,6 +59,7 @@ pub struct Telemetry {
     step_seconds: Family<Step_, Histogram>,
     rollout_seconds: Family<Outcome, Histogram>,
     queue_depth: Gauge,
+    traces: Option<Exporter>,
 }
 
 impl Default for Telemetry {
@@ -89,11 +93,17 @@ impl Default for Telemetry {
             step_seconds,
             rollout_seconds,
             queue_depth,
+            traces: None,
         }
     }
 }
 
 impl Telemetry {
+    /// One that also sends traces.
+    pub fn with_traces(exporter: Exporter) -> Self {
+        Self { traces: Some(exporter), ..Self::default() }
+    }
+
     pub fn looked(&self, time: Duration, error: Option<&str>) {
         self.reconciles.get_or_create(&result(error)).inc();
         self.reconcile_seconds.observe(time.as_secs_f64());
@@ -104,20 +114,29 @@ impl Telemetry {
         self.write_seconds.observe(time.as_secs_f64());
     }
 
-    pub fn measured(&self, verdict: &str) {
-        self.measurements.get_or_create(&Result_ { result: verdict.to_owned() }).inc();
+    /// A measurement of the rollout that a Rollout (its uid and status) is in.
+    pub fn measured(&self, rollout: Option<(&str, &RolloutStatus)>, run: &RunView, metric: &str, measurement: &Measurement) {
+        self.measurements.get_or_create(&Result_ { result: format!("{:?}", measurement.verdict) }).inc();
+        let running = rollout.and_then(|(uid, status)| Some((uid, status.canary.as_ref()?.started_at.0)));
+        if let (Some(traces), Some((uid, began))) = (&self.traces, running) {
+            traces.export([traces::measured(uid, began, run, metric, measurement)]);
+        }
     }
 
     pub fn queued(&self, objects: usize) {
         self.queue_depth.set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
-    /// A status has followed another one: the times of the step and of the rollout that ended with it.
-    pub fn went_on(&self, spec: &RolloutSpec, before: &RolloutStatus, after: &RolloutStatus) {
+    /// Another status has followed that of a Rollout: the times of the step and of the rollout that ended with it.
+    pub fn went_on(&self, rollout: &RolloutView, after: &RolloutStatus) {
+        let before = &rollout.status;
+        if let Some(traces) = &self.traces {
+            traces.export(traces::ended(rollout, before, after));
+        }
         if let (Some(from), Some(to)) = (&before.current_step, &after.current_step)
             && from.index < to.index
         {
-            let steps = spec.strategy.canary.iter().flat_map(|canary| &canary.steps);
+            let steps = rollout.spec.strategy.canary.iter().flat_map(|canary| &canary.steps);
             let step = usize::try_from(from.index).ok().and_then(|index| steps.into_iter().nth(index)).map_or("unknown", kind);
             let time = to.started_at.0.duration_since(from.started_at.0);
             self.step_seconds.get_or_create_owned(&Step_ { step }).observe(time.as_secs_f64().max(0.0));

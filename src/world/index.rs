@@ -206,6 +206,10 @@ impl Index {
         self.rollouts.0.iter().flat_map(|(namespace, all)| all.iter().map(move |(name, rollout)| (namespace, name, rollout)))
     }
 
+    pub fn rollout(&self, namespace: &str, name: &str) -> Option<&RolloutEntry> {
+        self.rollouts.get(namespace, name)
+    }
+
     pub fn rollout_keys(&self) -> BTreeSet<Key> {
         let names = self.rollouts.0.iter().flat_map(|(namespace, all)| all.keys().map(move |name| (namespace.clone(), name.clone())));
         names.map(|(namespace, name)| Key::Rollout { namespace, name }).collect()

@@ -27,9 +27,9 @@ struct Attributes {
 
 fn attributes(request: &Request) -> Option<Attributes> {
     let mut parts: Vec<&str> = request.path.trim_matches('/').split('/').collect();
-    let group = match parts.first()? {
-        &"api" => String::new(),
-        &"apis" => parts.remove(1).to_owned(),
+    let group = match *parts.first()? {
+        "api" => String::new(),
+        "apis" => parts.remove(1).to_owned(),
         _ => return None,
     };
     // The prefix and the version.
