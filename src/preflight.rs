@@ -54,7 +54,8 @@ fn refusal(rollouts: &[String]) -> Option<String> {
     }
     Some(format!(
         "Refused: {count}, and only the controller can give their Deployments, Services and routes back:\n{}\n\
-         First: kubectl sluice release --all\n\
+         To go on: kubectl sluice release --all, and then helm uninstall again\n\
+         To keep Sluice: helm rollback RELEASE (Helm takes it for one that is being uninstalled until then)\n\
          To leave everything as it is, without a controller: helm uninstall --no-hooks",
         lines.join("\n")
     ))

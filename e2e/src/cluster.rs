@@ -73,6 +73,10 @@ impl Cluster {
         run("helm", ["uninstall", "sluice", "--namespace", SYSTEM, "--wait", "--timeout", "60s"]).await.map(drop)
     }
 
+    pub async fn rollback(&self) -> Result<()> {
+        run("helm", ["rollback", "sluice", "--namespace", SYSTEM, "--wait", "--timeout", "60s"]).await.map(drop)
+    }
+
     /// The cluster as another user sees it.
     pub async fn as_user(&self, name: &str) -> Result<Client> {
         let mut config = kube::Config::infer().await?;

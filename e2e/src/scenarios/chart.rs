@@ -41,8 +41,12 @@ pub async fn run(test: &Test) -> Result<()> {
     let status = test.space.until("api", "it pauses at 20 %", seconds(60), pauses).await?;
     let before: Vec<String> = test.cluster.controllers().await?.iter().filter_map(ResourceExt::uid).collect();
     test.cluster.install_with(&["podAnnotations.e2e=upgraded"]).await?;
-    let after = test.cluster.controllers().await?;
-    ensure!(after.iter().filter_map(ResourceExt::uid).all(|uid| !before.contains(&uid)), "the upgrade has replaced no pod");
+    wait_for("the upgrade has replaced every pod", seconds(30), async || {
+        let pods = test.cluster.controllers().await?;
+        let old = pods.iter().filter_map(ResourceExt::uid).filter(|uid| before.contains(uid)).count();
+        Ok(when(old == 0, || format!("{old} old pods of {}", pods.len())))
+    })
+    .await?;
     test.say("upgraded in mid-rollout");
     seen_by_prometheus(test).await?;
     commands(test, &status).await?;
@@ -155,13 +159,15 @@ fn denied(created: kube::Result<RolloutAction>, words: &str) -> Result<()> {
 async fn refused_uninstall(test: &Test) -> Result<()> {
     let Err(refusal) = test.cluster.uninstall().await else { bail!("it was uninstalled while Rollouts exist") };
     let refusal = format!("{refusal:#}");
-    for words in ["Rollout", "e2e-chart/api", "kubectl sluice release --all"] {
+    for words in ["Rollout", "e2e-chart/api", "kubectl sluice release --all", "helm rollback"] {
         ensure!(refusal.contains(words), "{words:?} is not in the refusal:\n{refusal}");
     }
     ensure!(test.cluster.controllers().await?.len() >= 2, "the controller was taken away");
-    // The release is not broken by it.
+    // Helm takes the release for one that is being uninstalled now, as the refusal says.
+    test.cluster.rollback().await?;
     test.cluster.install_with(&["podAnnotations.e2e=still-here"]).await?;
-    test.say("an uninstall was refused while a Rollout exists, and the release can be upgraded after it");
+    let Err(_) = test.cluster.uninstall().await else { bail!("the second attempt was not refused") };
+    test.say("an uninstall was refused while a Rollout exists, rolled back, and refused again");
     Ok(())
 }
 
