@@ -53,7 +53,7 @@ fn refusal(rollouts: &[String]) -> Option<String> {
         lines.push(format!("  and {} more", rollouts.len() - NAMED));
     }
     Some(format!(
-        "Refused: {count}, and only the controller can give their Deployments, Services and routes back:\n{}\n\
+        "Refused: {count}, and only the controller can give back what was taken over:\n{}\n\
          To go on: kubectl sluice release --all, and then helm uninstall again\n\
          To keep Sluice: helm rollback RELEASE (Helm takes it for one that is being uninstalled until then)\n\
          To leave everything as it is, without a controller: helm uninstall --no-hooks",
