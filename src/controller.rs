@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use kube::{Client, runtime::scheduler};
@@ -29,10 +30,19 @@ use crate::{
 const CONCURRENCY: usize = 32;
 /// Wait before a write that met a change is planned again.
 const AFTER_STALE: Duration = Duration::from_millis(150);
-/// Wait after the first failure, doubled with each further one in a row, and its limit.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Waits after failures in a row: each about twice as long as the one before, with a jitter, so that what failed together is not tried
+/// again together.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(500))
+    .with_max_delay(Duration::from_secs(30))
+    .with_factor(2.0)
+    .with_jitter()
+    .without_max_times();
 /// A template that the API server refuses is asked about again after this time.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
+
+/// An eviction that was put off is asked for again after this time.
+const NOT_YET_AGAIN: Duration = Duration::from_secs(5);
 
 /// The clock, as an argument: a simulated one in tests.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -50,7 +60,7 @@ pub struct Controller {
     /// The API server's answers about templates, for as long as their ReplicaSets do not exist. Only a memory of questions: losing
     /// it costs one more.
     answers: Mutex<HashMap<String, (String, DryRun)>>,
-    failures: Mutex<HashMap<Key, u32>>,
+    failures: Mutex<HashMap<Key, ExponentialBackoff>>,
 }
 
 /// How an object is to be looked at again.
@@ -180,10 +190,8 @@ impl Controller {
                 Some(AFTER_STALE)
             }
             Err(error) => {
-                let count = failures.entry(key.clone()).or_insert(0);
-                *count += 1;
                 tracing::warn!(?key, %error, "failed; tries again");
-                Some(BACKOFF.0.saturating_mul(1 << (*count - 1).min(10)).min(BACKOFF.1))
+                failures.entry(key.clone()).or_insert_with(|| BACKOFF.build()).next()
             }
         }
     }
@@ -199,13 +207,21 @@ impl Controller {
         let now = (self.clock)();
         let plan = core::plan(&obs, &self.settings, now);
         let revision = plan.status.canary_revision.as_deref().unwrap_or_default();
+        let mut not_yet = None;
         for action in &plan.actions {
             tracing::info!(namespace, rollout = name, revision, action = action.what, "acts");
-            let done = self.timed(self.actor.carry_out(namespace, action)).await;
-            if let Err(ActError::Refused { what, message }) = &done {
-                self.notifier.refused(&obs.rollout, what, message).await;
+            match self.timed(self.actor.carry_out(namespace, action)).await {
+                // The status tells what is waited for.
+                Err(ActError::NotYet { .. }) => {
+                    not_yet = Some(NOT_YET_AGAIN);
+                    break;
+                }
+                Err(ActError::Refused { what, message }) => {
+                    self.notifier.refused(&obs.rollout, &what, &message).await;
+                    return Err(ActError::Refused { what, message });
+                }
+                done => done?,
             }
-            done?;
         }
         if plan.status != obs.rollout.status {
             tracing::info!(namespace, rollout = name, revision, phase = ?plan.status.phase, message = plan.status.message, "status");
@@ -215,7 +231,7 @@ impl Controller {
             self.notifier.publish(&obs.rollout, &plan.events).await;
         }
         let wake = plan.wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
-        Ok([wake, refused.then_some(REFUSED_AGAIN)].into_iter().flatten().min())
+        Ok([wake, not_yet, refused.then_some(REFUSED_AGAIN)].into_iter().flatten().min())
     }
 
     /// One write, with its time and its result in the metrics.

@@ -35,7 +35,12 @@ struct State {
 impl Claim {
     /// We lead at this very moment.
     pub fn holds(&self) -> bool {
-        self.state.borrow().until.is_some_and(|until| Instant::now() < until)
+        !self.remaining().is_zero()
+    }
+
+    /// How long we lead for certain: nothing that takes longer may be begun.
+    pub fn remaining(&self) -> Duration {
+        self.state.borrow().until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
     /// The term: rises with each new leader.

@@ -54,7 +54,7 @@ fn refusal(rollouts: &[String]) -> Option<String> {
     }
     Some(format!(
         "Refused: {count}, and only the controller can give back what was taken over:\n{}\n\
-         To go on: kubectl sluice release --all, and then helm uninstall again\n\
+         To go on: kubectl sluice release --all -A, and then helm uninstall again\n\
          To keep Sluice: helm rollback RELEASE (Helm takes it for one that is being uninstalled until then)\n\
          To leave everything as it is, without a controller: helm uninstall --no-hooks",
         lines.join("\n")

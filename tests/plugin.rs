@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice::{
     api::{self, Verb},
-    cli::{action, error::Exit, get, output::Out, printer::Style, session::Session, status, why},
+    cli::{action, error::Exit, get, history, output::Out, printer::Style, release, session::Session, set, status, why},
     controller::Controller,
     core::{Settings, analysis::Measured, judge::Sample},
     lease::Claim,
@@ -147,6 +147,7 @@ impl Desk {
             for_image: Some(image.into()),
             for_revision: None,
             timeout: Some("30m".parse().unwrap()),
+            output: None,
         };
         typed!(out => status::run(&self.session, &args, out))
     }
@@ -157,7 +158,7 @@ impl Desk {
     }
 
     async fn why(&self) -> String {
-        typed!(out => why::run(&self.session, &why::Args { name: "api".into() }, self.sim.now(), out)).out
+        typed!(out => why::run(&self.session, &why::Args { name: "api".into(), output: None }, self.sim.now(), out)).out
     }
 }
 
@@ -234,4 +235,51 @@ async fn who_waits_for_a_version_is_told_when_another_one_comes() {
     let (printed, ()) = tokio::join!(desk.wait_for("app:v2"), desk.set_image("app:v3"));
     assert_eq!(printed.exit, Exit::Superseded, "{}", printed.notes);
     assert!(printed.out.starts_with("image app:v2 is superseded: the Rollout went on to "), "{}", printed.out);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_is_set_is_rolled_out_and_stands_in_the_history() {
+    let desk = Desk::new().await;
+    let image = set::Image { name: "api".into(), images: vec!["app=app:v2".parse().unwrap()], output: None };
+    let args = set::Args { what: set::What::Image(image) };
+    assert_eq!(typed!(out => set::run(&desk.session, &args, out)).exit, Exit::Ok);
+    assert_eq!(desk.wait_for("app:v2").await.exit, Exit::Ok);
+    desk.until("at rest", |status| status["phase"] == "Healthy").await;
+    let args = history::Args { name: "api".into(), output: None };
+    let printed = typed!(out => history::run(&desk.session, &args, desk.sim.now(), out));
+    assert!(printed.out.contains("serves  Promoted") && printed.out.contains("app:v2"), "{}", printed.out);
+    assert!(printed.out.contains("Can be gone back to (kubectl sluice undo api -n shop --to-revision REVISION):"), "{}", printed.out);
+}
+
+impl Desk {
+    /// Names of the pods that are there.
+    fn pods(&self) -> Vec<String> {
+        self.sim.list("pods", "shop").iter().map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn release(&self, yes: bool) -> Printed {
+        let args = release::Args { name: Some("api".into()), all: false, all_namespaces: false, yes, timeout: "20m".parse().unwrap() };
+        typed!(out => release::run_asking(&self.session, &args, None, out))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn release_gives_the_deployment_its_pods_back() {
+    let desk = Desk::new().await;
+    let before = desk.pods();
+    let printed = desk.release(false).await;
+    assert_eq!(printed.exit, Exit::Ok, "{}", printed.notes);
+    assert_eq!(printed.out, "✔ shop/api is released; Deployment api has its pods back\n");
+    assert_eq!(desk.pods(), before, "no pod was restarted");
+    assert_eq!(desk.sim.get("deployments.apps", "shop", "api").unwrap()["spec"]["paused"], Value::Null);
+}
+
+#[tokio::test(start_paused = true)]
+async fn release_in_the_middle_of_a_rollout_says_how_to_go_on() {
+    let desk = Desk::new().await;
+    desk.at_pause("app:v2").await;
+    let printed = desk.release(true).await;
+    assert_eq!(printed.exit, Exit::Ok, "{}", printed.notes);
+    assert!(printed.notes.contains("kubectl rollout resume deployment/api -n shop"), "{}", printed.notes);
+    assert_eq!(desk.sim.get("deployments.apps", "shop", "api").unwrap()["spec"]["paused"], true);
 }

@@ -10,7 +10,15 @@ fn plugin(args: &[&str]) -> Output {
 
 #[test]
 fn help_and_versions_succeed_without_a_cluster() {
-    for args in [&["--help"][..], &["--version"], &["status", "--help"], &["version", "--client"], &["completion", "bash"]] {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["status", "--help"],
+        &["version", "--client"],
+        &["completion", "bash"],
+        &["lint", "--help"],
+        &["set", "image", "--help"],
+    ] {
         let output = plugin(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
@@ -28,10 +36,38 @@ fn a_wrong_command_line_is_an_error_and_not_an_aborted_rollout() {
 
 #[test]
 fn without_a_kubeconfig_it_says_what_to_do() {
-    for args in [&["list"][..], &["status", "api"], &["version"]] {
+    for args in [&["list"][..], &["status", "api"], &["version"], &["undo", "api"], &["init", "api"], &["lint", "--online", "-f", "-"]] {
         let output = plugin(args);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}");
         assert!(error.contains("/nonexistent/kubeconfig") && error.contains("--kubeconfig"), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn lint_needs_no_cluster_and_fails_where_there_are_problems() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    let output = plugin(&["lint", "-f", example]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let broken = std::env::temp_dir().join(format!("sluice-exit-{}.yaml", std::process::id()));
+    std::fs::write(&broken, "apiVersion: sluice.dev/v1alpha1\nkind: Rollout\nmetadata: {name: api}\nspec: {}\n").unwrap();
+    let output = plugin(&["lint", "-o", "json", "-f", broken.to_str().unwrap()]);
+    std::fs::remove_file(&broken).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), report["problems"].as_u64().unwrap() > 0), (Some(1), true), "{report:#}");
+}
+
+#[test]
+fn what_needs_a_decision_is_not_done_where_nobody_can_be_asked() {
+    for args in [
+        &["release"][..],
+        &["release", "api", "--all"],
+        &["release", "-A"],
+        &["set", "image", "api"],
+        &["set", "image", "api", "app"],
+        &["lint"],
+    ] {
+        let output = plugin(args);
+        assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{args:?}");
     }
 }

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
+    api::{ApiResource, DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::{Value, json};
 
@@ -30,6 +31,9 @@ pub enum ActError {
     Stale { what: String },
     #[error("{what}: refused by the API server: {message}")]
     Refused { what: String, message: String },
+    /// A pod's PodDisruptionBudgets do not allow its eviction now.
+    #[error("{what}: its PodDisruptionBudgets do not allow it yet")]
+    NotYet { what: String },
     #[error("{what}: no answer in {} s", TIMEOUT.as_secs())]
     TimedOut { what: String },
     #[error("{what}: {source}")]
@@ -43,6 +47,7 @@ impl ActError {
             Self::NotLeader => "not_leader",
             Self::Stale { .. } => "stale",
             Self::Refused { .. } => "refused",
+            Self::NotYet { .. } => "not_yet",
             Self::TimedOut { .. } => "timed_out",
             Self::Request { .. } => "request",
         }
@@ -84,13 +89,16 @@ impl Actor {
         Api::namespaced_with(self.client.clone(), namespace, &kind.resource())
     }
 
-    /// One request, within its time, and only while we lead.
+    /// One request, within its time, and only while we lead: it is given up before another one may lead. (One that has reached the API
+    /// server may take effect all the same: the epoch in it says of which leader it is.)
     async fn send<T>(&self, what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, ActError> {
-        if !self.claim.holds() {
+        let time = self.claim.remaining().min(TIMEOUT);
+        if time.is_zero() {
             return Err(ActError::NotLeader);
         }
         let what = || what.to_owned();
-        match tokio::time::timeout(TIMEOUT, request).await {
+        match tokio::time::timeout(time, request).await {
+            Err(_) if !self.claim.holds() => Err(ActError::NotLeader),
             Err(_) => Err(ActError::TimedOut { what: what() }),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(kube::Error::Api(status))) => Err(match status.code {
@@ -128,6 +136,16 @@ impl Actor {
                     None => self.send(what, api.patch(name, &params, &patch)).await?,
                 };
                 self.world.written(kind.watched(), &patched);
+            }
+            Write::Evict { name, uid } => {
+                let only = Preconditions { uid: Some(uid.clone()), resource_version: None };
+                let delete_options = Some(DeleteParams { preconditions: Some(only), ..DeleteParams::default() });
+                let params = EvictParams { delete_options, ..EvictParams::default() };
+                let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+                match self.send(what, api.evict(name, &params)).await {
+                    Err(ActError::Request { source, .. }) if is_too_many(&source) => Err(ActError::NotYet { what: what.to_owned() })?,
+                    other => other.map(drop)?,
+                }
             }
             Write::Scale { kind, name, replicas } => {
                 let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
@@ -173,6 +191,10 @@ impl Actor {
             Err(error) => Err(error),
         }
     }
+}
+
+fn is_too_many(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 429)
 }
 
 fn is_failed_test(message: &str) -> bool {

@@ -21,6 +21,9 @@ pub const STABLE: &str = "sluice.dev/stable";
 /// Annotation on a ReplicaSet: the revision was rejected, and why.
 pub const REJECTED: &str = "sluice.dev/rejected";
 
+/// Annotation on a ReplicaSet: until when it keeps its pods after another revision took its place.
+pub const SCALE_DOWN_AT: &str = "sluice.dev/scale-down-at";
+
 /// Prefix of annotations on a route, one for each Rollout that splits it: the backends as their author wrote them.
 pub const ROUTE_RECORD_PREFIX: &str = "routes.sluice.dev/";
 

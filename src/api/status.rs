@@ -54,6 +54,9 @@ pub struct RolloutStatus {
     /// Holds that only a person ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// Somebody has put a route or Service back while a rollout ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reverted: Option<Reverted>,
     /// Someone asked to go back to an earlier revision; absent once it serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undo: Option<Undo>,
@@ -91,6 +94,14 @@ pub struct RolloutStatus {
     /// The newest rollouts that ended, oldest first; at most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
+}
+
+impl RolloutStatus {
+    /// The revision that served before this one, as the history has it: Undo goes back to it.
+    pub fn served_before(&self, revision: &str) -> Option<&str> {
+        let promoted = |entry: &&HistoryEntry| entry.revision == revision && entry.outcome == RolloutOutcome::Promoted;
+        self.history.iter().rev().find(promoted)?.over.as_deref()
+    }
 }
 
 /// The state in one word.
@@ -216,11 +227,28 @@ pub enum HoldReason {
     InconclusiveAnalysis,
 }
 
+/// Somebody puts back what a rollout changes.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reverted {
+    /// What was put back, such as `HTTPRoute api`.
+    pub what: String,
+    /// Who did it: the manager in the object's managedFields.
+    pub manager: String,
+    /// How often in a row.
+    pub count: i32,
+    /// The version in which it was put back last.
+    pub version: String,
+    pub at: MicroTime,
+}
+
 /// The way back to an earlier revision.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Undo {
-    /// The revision that is taken back: it served when someone asked.
+    /// The revision of the template when someone asked: another template is a new decision.
+    pub template: String,
+    /// The revision that served when someone asked.
     pub from: String,
     /// The revision that is to serve.
     pub to: String,
@@ -266,6 +294,9 @@ pub struct HistoryEntry {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
     pub outcome: RolloutOutcome,
+    /// The revision that served before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
     /// Why it ended so, in words.
     #[serde(default)]
     pub message: String,

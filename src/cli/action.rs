@@ -1,4 +1,4 @@
-//! `promote`, `abort`, `retry`, `pause`, `resume`: each creates a RolloutAction that is addressed to what the Rollout is at, and waits
+//! `promote`, `abort`, `retry`, `pause`, `resume`, `skip-step`, `restart` (and `undo`): each creates a RolloutAction that is addressed to what the Rollout is at, and waits
 //! for its outcome.
 
 use std::{pin::pin, time::Duration};
@@ -34,13 +34,19 @@ pub struct Args {
 
 pub async fn run(session: &Session, verb: Verb, args: &Args, out: &mut Out<'_>) -> Result<Exit, Error> {
     let rollout = session.rollout(&args.name).await?;
-    let mut spec = address(&rollout, verb)?;
+    let spec = address(&rollout, verb)?;
+    let note = format!("{} revision {}{}", words::verb(verb), spec.revision, at_step(&rollout));
+    send(session, spec, note, args, out).await
+}
+
+/// Creates the action, and waits for its outcome. `note` says what is asked for.
+pub async fn send(session: &Session, mut spec: RolloutActionSpec, note: String, args: &Args, out: &mut Out<'_>) -> Result<Exit, Error> {
     spec.reason = args.reason.clone();
     spec.requested_by = session.whoami().await;
-    let note = format!("{} revision {}{}", words::verb(verb), spec.revision, at_step(&rollout));
+    let verb = words::verb(spec.verb).replace([' ', '-'], "");
     let mut action = RolloutAction::new("", spec);
     action.metadata.name = None;
-    action.metadata.generate_name = Some(format!("{}-{}-", args.name, words::verb(verb).replace([' ', '-'], "")));
+    action.metadata.generate_name = Some(format!("{}-{verb}-", args.name));
     let created = session.api::<RolloutAction>().create(&PostParams::default(), &action).await;
     let created = created.map_err(session.explain("create", ACTIONS))?;
     out.note(format!("{note}: rolloutaction/{}", created.name_any()))?;
@@ -69,7 +75,7 @@ pub fn address(rollout: &Rollout, verb: Verb) -> Result<RolloutActionSpec, Error
         return Err(Error::Pointless(format!("{name} has no revision yet: {}", words::waits_for(rollout))));
     };
     let step = status.current_step.map(|step| step.index);
-    if step.is_none() && matches!(verb, Verb::Promote | Verb::Resume) {
+    if step.is_none() && matches!(verb, Verb::Promote | Verb::Resume | Verb::SkipStep) {
         let word = words::verb(verb);
         return Err(Error::Pointless(match status.phase {
             Some(Phase::Aborted) => {
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_command_names_the_revision_and_the_step_that_were_seen() {
-        for verb in [Verb::Promote, Verb::PromoteFull, Verb::Pause, Verb::Resume, Verb::Abort] {
+        for verb in [Verb::Promote, Verb::PromoteFull, Verb::Pause, Verb::Resume, Verb::Abort, Verb::SkipStep] {
             let spec = address(&fixtures::progressing().rollout, verb).unwrap();
             assert_eq!((spec.rollout.as_str(), spec.verb, spec.revision.as_str(), spec.step), ("api", verb, "7f9b", Some(2)));
         }
@@ -156,7 +162,7 @@ mod tests {
 
     #[test]
     fn where_no_rollout_runs_there_is_nothing_to_promote() {
-        for verb in [Verb::Promote, Verb::Resume] {
+        for verb in [Verb::Promote, Verb::Resume, Verb::SkipStep] {
             let error = address(&fixtures::healthy().rollout, verb).unwrap_err().to_string();
             assert!(error.contains("api is Healthy at revision 5d7c"), "{error}");
             let error = address(&fixtures::aborted_by_analysis().rollout, verb).unwrap_err().to_string();

@@ -169,6 +169,28 @@ pub fn healthy() -> View {
     view(status, [vec![stable()], old.to_vec()].concat(), stable_pods(), vec![])
 }
 
+/// Four rollouts have ended; the newest was taken back.
+pub fn with_a_past() -> View {
+    let mut view = aborted_by_analysis();
+    let ended = |revision: &str, image: &str, outcome: &str, message: &str, times: [&str; 2]| json!({"revision": revision, "images": [image], "outcome": outcome, "message": message, "startedAt": micro(times[0]), "finishedAt": micro(times[1])});
+    let mut past: Vec<crate::api::status::HistoryEntry> = read(vec![
+        ended("4a4a", "app:v0", "Promoted", "", ["09:00:00", "09:05:00"]),
+        ended("4b4b", "app:v0-fixed", "Promoted", "", ["09:30:00", "09:36:10"]),
+        ended("4c4c", "app:v0-debug", "Superseded", "revision 5d7c came", ["10:00:00", "10:00:40"]),
+        ended("5d7c", "app:v1", "Promoted", "", ["11:00:00", "11:05:00"]),
+    ]);
+    past[1].over = Some("4a4a".into());
+    past[3].over = Some("4b4b".into());
+    let status = view.rollout.status.as_mut().unwrap();
+    past.append(&mut status.history);
+    status.history = past;
+    view.replica_sets.extend(read::<k8s_openapi::api::apps::v1::ReplicaSet>(vec![
+        replica_set("4b4b", "app:v0-fixed", 0, 0, json!({})),
+        replica_set("3333", "app:v0-alpha", 0, 0, json!({})),
+    ]));
+    view
+}
+
 pub fn progressing() -> View {
     let (sets, pods) = both();
     let mut status = at_step(2, "12:02:55", "Progressing", "the routes have the new weight since it is observed: waits 10 s in all");

@@ -48,6 +48,11 @@ pub async fn actions(session: &Session, name: &str) -> Result<Vec<RolloutAction>
     Ok(actions)
 }
 
+/// The ReplicaSets of a Rollout's revisions.
+pub async fn replica_sets(session: &Session, name: &str) -> Result<Vec<ReplicaSet>, Error> {
+    list(session, REPLICA_SETS, &owned_by(name)).await
+}
+
 async fn list<K>(session: &Session, resource: &'static str, labels: &str) -> Result<Vec<K>, Error>
 where
     K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,

@@ -9,15 +9,26 @@ pub mod error;
 #[cfg(test)]
 mod fixtures;
 pub mod get;
+pub mod gitops;
+pub mod history;
+pub mod init;
+#[cfg(feature = "sim")]
+pub mod lint;
 pub mod list;
 pub mod load;
+pub mod neighbours;
 pub mod output;
 pub mod printer;
+pub mod probe;
+pub mod release;
 pub mod render;
+pub mod screen;
 pub mod session;
+pub mod set;
 #[cfg(all(test, feature = "sim"))]
 mod sim_tests;
 pub mod status;
+pub mod undo;
 pub mod version;
 pub mod view;
 pub mod watch;
@@ -55,12 +66,17 @@ Examples:
   kubectl sluice get api                                 one of them, as a tree
   kubectl sluice status api --for-image app:v2           wait until app:v2 serves, in a pipeline
   kubectl sluice why api                                 why it does not go on
-  kubectl sluice promote api --reason 'looks good'       end the pause that it is at";
+  kubectl sluice promote api --reason 'looks good'       end the pause that it is at
+  kubectl sluice undo api                                go back to the version that served before
+  kubectl sluice init api > rollout.yaml                 a Rollout for the Deployment api";
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// One line for each Rollout
-    #[command(visible_alias = "ls")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  kubectl sluice list\n  kubectl sluice list -A -o wide\n  kubectl sluice list -A -o json | jq -r '.items[] | select(.status.phase == \"Aborted\") | .metadata.name'"
+    )]
     List(list::Args),
     /// One Rollout as a tree: steps, weights, revisions, pods, analysis
     #[command(
@@ -69,7 +85,7 @@ enum Command {
     Get(get::Args),
     /// The same tree, live
     #[command(
-        after_help = "Events of the cluster draw it again; q quits. Where the output is no terminal, each change is a line.\n\nExamples:\n  kubectl sluice watch api\n  kubectl sluice watch api | tee rollout.log"
+        after_help = "Events of the cluster draw it again; q quits. Where the output is no terminal, each change is a line.\n\nExamples:\n  kubectl sluice watch api\n  kubectl sluice watch api | tee rollout.log\n  kubectl sluice watch api -o json | jq --unbuffered -c .status.weights"
     )]
     Watch(watch::Args),
     /// Wait until a Rollout has ended well or badly
@@ -82,7 +98,7 @@ Progress goes to standard error, the result to standard output. Exit codes:
 Examples:
   kubectl sluice status api --timeout 20m
   kubectl sluice status api --for-image registry.example.com/app:v2
-  kubectl sluice status api --watch=false")]
+  kubectl sluice status api --watch=false -o json | jq .status.phase")]
     Status(status::Args),
     /// In words: what a Rollout waits for, or why it was taken back
     #[command(after_help = "Examples:\n  kubectl sluice why api")]
@@ -108,6 +124,62 @@ Examples:
     /// Go on after a pause by `pause`, or after an analysis that could not decide
     #[command(after_help = "Examples:\n  kubectl sluice resume api")]
     Resume(action::Args),
+    /// Go on to the next step, without the rest of the pause or analysis of the present one
+    #[command(after_help = "Examples:\n  kubectl sluice skip-step api --reason 'looked at the dashboards'")]
+    SkipStep(action::Args),
+    /// Take the version that serves back: all traffic goes to an earlier one, without steps
+    #[command(after_help = "\
+The version that is taken back stays rejected until the template changes, or someone retries it. Where a rollout is running, `abort` is
+what takes the new version back. `kubectl sluice history` shows which revisions there are.
+
+Examples:
+  kubectl sluice undo api --reason 'orders are lost'                 to the version that served before
+  kubectl sluice undo api --to-revision 5d7c8f9b6                    to this one")]
+    Undo(undo::Args),
+    /// Restart every pod of the version that serves, one after the other
+    #[command(after_help = "Examples:\n  kubectl sluice restart api --reason 'new certificates'")]
+    Restart(action::Args),
+    /// The rollouts that ended, and the revisions that can be gone back to
+    #[command(
+        after_help = "NOW says what the revision is: serves, canary, rejected, kept (its ReplicaSet is still there) or gone.\n\nExamples:\n  kubectl sluice history api\n  kubectl sluice history api -o json | jq '.rollouts[] | select(.outcome == \"Aborted\")'"
+    )]
+    History(history::Args),
+    /// Change the Rollout's workload
+    Set(set::Args),
+    /// Give a workload back: delete its Rollout, and wait until everything is as it was
+    #[command(after_help = "\
+The Deployment gets its pods back without a restart. Where its present template is not the version that serves (in the middle of a
+rollout, or after an abort) it stays paused, and this asks first: --yes answers.
+
+Examples:
+  kubectl sluice release api
+  kubectl sluice release --all -A --yes --timeout 30m                before Sluice is uninstalled")]
+    Release(release::Args),
+    /// Write the Rollout for a Deployment that runs behind a Service and an HTTPRoute
+    #[command(after_help = "\
+The Service is found by its selector, the route by its backendRefs; nothing is asked, and nothing is written to the cluster. The metric
+is the one that has data in the Prometheus of --prometheus; else the pods' own, where they carry the annotation prometheus.io/port.
+
+Examples:
+  kubectl sluice init api > rollout.yaml
+  kubectl sluice init api --route api-public | kubectl apply -f -
+  kubectl sluice init api --prometheus http://localhost:9090 | kubectl sluice lint --online -f -")]
+    Init(init::Args),
+    /// Check manifests as the API server and the controller would
+    #[cfg(feature = "sim")]
+    #[command(after_help = "\
+By default no cluster is asked, so that it says the same everywhere: schemas and rules of the CRDs, whether the controller can carry the
+spec out, metrics and their queries, and how it fits the Deployment, Service and HTTPRoute in the same files. With --online, also: what
+the Rollouts name in the cluster, autoscalers that still scale the Deployment, what you may do, and what the metrics answer now.
+
+Exit codes: 0 no problems (notes are none), 1 problems, or an error.
+
+Examples:
+  kubectl sluice lint -f rollout.yaml
+  kubectl sluice lint -f deploy/ -o json
+  helm template ./chart | kubectl sluice lint -f -
+  kubectl sluice lint --online -f rollout.yaml --prometheus http://localhost:9090")]
+    Lint(lint::Args),
     /// Print a completion script for a shell
     #[command(after_help = completion::HOW)]
     Completion(completion::Args),
@@ -126,7 +198,9 @@ impl Command {
         let format = match self {
             Command::List(args) => args.output,
             Command::Get(args) => args.output,
-            Command::Watch(args) => args.output.as_ref().map(|_| Format::Wide),
+            Command::History(args) => args.output,
+            Command::Watch(args) => args.output,
+            Command::Why(args) => args.output,
             _ => None,
         };
         format == Some(Format::Wide)
@@ -185,6 +259,15 @@ async fn run(cli: &Cli, out: &mut Out<'_>) -> Result<Exit, Error> {
         Command::Retry(args) => action::run(&connect().await?, Verb::Retry, args, out).await,
         Command::Pause(args) => action::run(&connect().await?, Verb::Pause, args, out).await,
         Command::Resume(args) => action::run(&connect().await?, Verb::Resume, args, out).await,
+        Command::SkipStep(args) => action::run(&connect().await?, Verb::SkipStep, args, out).await,
+        Command::Undo(args) => undo::run(&connect().await?, args, out).await,
+        Command::Restart(args) => action::run(&connect().await?, Verb::Restart, args, out).await,
+        Command::History(args) => history::run(&connect().await?, args, now, out).await,
+        Command::Set(args) => set::run(&connect().await?, args, out).await,
+        Command::Release(args) => release::run(&connect().await?, args, out).await,
+        Command::Init(args) => init::run(&connect().await?, args, cli.connection.namespace.as_deref(), out).await,
+        #[cfg(feature = "sim")]
+        Command::Lint(args) => lint::run(&cli.connection, args, now, out).await,
         Command::Completion(args) => completion::run(args, out),
         Command::Complete { words } => completion::answer(words, out).await,
         Command::Version(args) if args.client => version::run(None, args, out).await,
@@ -212,6 +295,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_verb() {
+        insta::assert_snapshot!("help", Cli::command().term_width(120).render_help());
+    }
+
+    #[test]
+    fn every_verb_explains_itself_with_examples() {
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set() && !verb.has_subcommands()) {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                help.replace("kubectl-sluice", "kubectl sluice").contains("kubectl sluice ") && verb.get_about().is_some(),
+                "{}: {help}",
+                verb.get_name()
+            );
+        }
     }
 
     #[test]

@@ -11,9 +11,9 @@ use super::printer::Style;
 /// In which form the output is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// The object as it is in the cluster, as JSON
+    /// All of it, as JSON
     Json,
-    /// The object as it is in the cluster, as YAML
+    /// All of it, as YAML
     Yaml,
     /// Text with nothing left out
     Wide,

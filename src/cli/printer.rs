@@ -176,6 +176,29 @@ pub fn clip(line: &str, columns: usize) -> String {
     out
 }
 
+/// The line in pieces of at most `columns`, broken between words. Later pieces are indented as far as the second column of the line (what
+/// follows its first two spaces in a row).
+pub fn wrap(line: &str, columns: usize) -> Vec<String> {
+    if width(line) <= columns {
+        return vec![line.to_owned()];
+    }
+    let plain = anstream::adapter::strip_str(line).to_string();
+    let gap = plain.find("  ").filter(|gap| *gap > 0).unwrap_or(0);
+    let indent = plain[gap..].find(|c| c != ' ').map_or(0, |spaces| plain[..gap + spaces].chars().count());
+    let indent = if indent < columns / 2 { indent } else { 0 };
+    let mut pieces: Vec<String> = vec![String::new()];
+    for word in line.split_inclusive(' ') {
+        let piece = pieces.last_mut().map_or("", |piece| piece.as_str());
+        if width(piece) + width(word.trim_end()) > columns && width(piece) > indent {
+            pieces.push(" ".repeat(indent));
+        }
+        if let Some(piece) = pieces.last_mut() {
+            piece.push_str(word);
+        }
+    }
+    pieces.iter().map(|piece| clip(piece.trim_end(), columns)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +238,13 @@ mod tests {
         assert_eq!(anstream::adapter::strip_str(&clipped).to_string(), "abcd…");
         assert!(clipped.ends_with("\u{1b}[0m"), "{clipped:?}");
         assert_eq!(clip(&line, 10), line);
+    }
+
+    #[test]
+    fn a_long_line_is_wrapped_under_its_second_column() {
+        assert_eq!(wrap("Now  one two three four", 13), ["Now  one two", "     three", "     four"]);
+        assert_eq!(wrap("Now  short", 13), ["Now  short"]);
+        assert_eq!(wrap("Now  averyveryverylongword x", 13), ["Now  averyve…", "     x"]);
     }
 
     #[test]

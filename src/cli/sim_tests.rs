@@ -1,5 +1,8 @@
 //! The verbs against a simulated API server, through a real client. What a controller would write is written by hand here.
 
+mod manifests;
+mod verbs;
+
 use jiff::Timestamp;
 use kube::{
     Client, ResourceExt,
@@ -81,6 +84,9 @@ impl World {
             "Namespace" => "/api/v1/namespaces",
             "ReplicaSet" => "/apis/apps/v1/namespaces/shop/replicasets",
             "Deployment" => "/apis/apps/v1/namespaces/shop/deployments",
+            "Service" => "/api/v1/namespaces/shop/services",
+            "HTTPRoute" => "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes",
+            "HorizontalPodAutoscaler" => "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers",
             kind => panic!("{kind}"),
         };
         let request = http::Request::post(plural).header("content-type", "application/json").body(serde_json::to_vec(&object).unwrap());
@@ -133,7 +139,14 @@ fn command(timeout: &str) -> action::Args {
 }
 
 fn waiting() -> status::Args {
-    status::Args { name: "api".into(), watch: true, for_image: None, for_revision: None, timeout: Some("1h".parse().unwrap()) }
+    status::Args {
+        name: "api".into(),
+        watch: true,
+        for_image: None,
+        for_revision: None,
+        timeout: Some("1h".parse().unwrap()),
+        output: None,
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,7 +294,7 @@ async fn get_and_why_show_what_belongs_to_the_rollout() {
     assert_eq!(printed.text().matches("api-5d7c-").count(), 2, "{}", printed.text());
     let (mut printed, args) = (Printed::default(), command("0s"));
     action::run(&world.session, Verb::Abort, &args, &mut printed.out()).await.unwrap();
-    why::run(&world.session, &why::Args { name: "api".into() }, world.sim.now(), &mut printed.out()).await.unwrap();
+    why::run(&world.session, &why::Args { name: "api".into(), output: None }, world.sim.now(), &mut printed.out()).await.unwrap();
     assert!(printed.text().contains("abort by ada (\"looks good\"): no outcome yet"), "{}", printed.text());
 }
 

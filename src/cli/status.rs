@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     error::{Error, Exit},
     load::{self, Objects, REPLICA_SETS, ROLLOUTS},
-    output::Out,
+    output::{Format, Out},
     session::Session,
     view::{hash_of, images_of, is_behind},
     words,
@@ -42,6 +42,9 @@ pub struct Args {
     /// Stop waiting after this time, such as 90s or 10m [default: no limit]
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Span>,
+    /// Form of the result: the Rollout as it is in the end
+    #[arg(short, long, value_enum, value_name = "FORM")]
+    pub output: Option<Format>,
 }
 
 /// Which version is waited for.
@@ -191,17 +194,30 @@ pub async fn run(session: &Session, args: &Args, out: &mut Out<'_>) -> Result<Ex
         };
         let verdict = wait.see(&Sight { rollout: &rollout, images: &images });
         if !args.watch {
-            out.line(&verdict.line)?;
+            result(&verdict, &rollout, args.output, out)?;
             return Ok(once(&verdict, &rollout));
         }
         if let Some(exit) = verdict.exit {
-            out.line(&verdict.line)?;
+            result(&verdict, &rollout, args.output, out)?;
             if let Some(next) = words::next(&rollout).filter(|_| exit == Exit::Failed) {
                 out.note(next)?;
             }
             return Ok(exit);
         }
         tell(verdict.line, &mut last, out)?;
+    }
+}
+
+/// The end, in the form that was asked for.
+fn result(verdict: &Verdict, rollout: &Rollout, format: Option<Format>, out: &mut Out<'_>) -> std::io::Result<()> {
+    match format {
+        Some(format @ (Format::Json | Format::Yaml)) => {
+            out.note(&verdict.line)?;
+            let mut rollout = rollout.clone();
+            rollout.metadata.managed_fields = None;
+            out.object(format, &rollout)
+        }
+        _ => out.line(&verdict.line),
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Finds the controllers, by the label that the chart gives them.
-const CONTROLLERS: &str = "app.kubernetes.io/name=sluice";
+pub const CONTROLLERS: &str = "app.kubernetes.io/name=sluice";
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

@@ -1,18 +1,13 @@
 //! `watch`: the tree of `get`, kept up to date by watch events. The clock only moves the times that are shown.
 
 use std::{
-    io::{self, IsTerminal as _, Write},
+    io::{self, IsTerminal as _},
     pin::pin,
     time::Duration,
 };
 
-use crossterm::{
-    cursor, event, queue,
-    style::Print,
-    terminal::{self, Clear, ClearType},
-};
-use event::{Event as Input, EventStream, KeyCode, KeyModifiers};
-use futures::StreamExt;
+use crossterm::event::{Event as Input, EventStream, KeyCode, KeyModifiers};
+use futures::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::MissedTickBehavior;
@@ -20,9 +15,10 @@ use tokio::time::MissedTickBehavior;
 use super::{
     error::{Error, Exit},
     load::{self, Watched},
-    output::Out,
-    printer::{Style, Tone, clip},
+    output::{Format, Out},
+    printer::{Style, Tone},
     render::render,
+    screen::Screen,
     session::Session,
     view::View,
     words,
@@ -33,20 +29,28 @@ pub struct Args {
     /// The Rollout: NAME or rollout/NAME
     #[arg(value_parser = super::rollout_name)]
     pub name: String,
-    /// Leave nothing out
-    #[arg(short, long, value_parser = ["wide"], value_name = "FORM")]
-    pub output: Option<String>,
+    /// Form of the output; json (one in a line) and yaml: the Rollout after each of its changes
+    #[arg(short, long, value_enum, value_name = "FORM")]
+    pub output: Option<Format>,
 }
 
 pub async fn run(session: &Session, args: &Args, out: &mut Out<'_>) -> Result<Exit, Error> {
     let rollout = session.rollout(&args.name).await?;
     let changes = load::watch(session, &rollout);
-    if io::stdout().is_terminal() && io::stdin().is_terminal() { on_terminal(changes, out).await } else { as_lines(changes, out).await }
+    match args.output {
+        Some(format @ (Format::Json | Format::Yaml)) => as_objects(changes, format, out).await,
+        _ if io::stdout().is_terminal() && io::stdin().is_terminal() => on_terminal(changes, out).await,
+        _ => as_lines(changes, out).await,
+    }
 }
 
-/// Where the output is no terminal: one line for each change.
-pub(super) async fn as_lines(changes: impl futures::Stream<Item = Result<load::Change, Error>>, out: &mut Out<'_>) -> Result<Exit, Error> {
-    let (mut changes, mut watched, mut before) = (pin!(changes), Watched::default(), None::<View>);
+/// What is seen one after the other, until the Rollout is deleted; told twice only where something else has changed.
+async fn each(
+    changes: impl Stream<Item = Result<load::Change, Error>>,
+    out: &mut Out<'_>,
+    mut tell: impl FnMut(Option<View>, &mut Out<'_>) -> io::Result<()>,
+) -> Result<Exit, Error> {
+    let (mut changes, mut watched) = (pin!(changes), Watched::default());
     while let Some(change) = changes.next().await {
         match change {
             Ok(change) => watched.apply(change),
@@ -56,18 +60,53 @@ pub(super) async fn as_lines(changes: impl futures::Stream<Item = Result<load::C
         if !watched.is_complete() {
             continue;
         }
-        let now = Timestamp::now();
-        let Some(view) = watched.view() else {
-            out.line(format!("{} the Rollout was deleted", out.style.moment(now, now)))?;
-            return Ok(Exit::Ok);
-        };
-        for line in happened(before.as_ref(), &view) {
-            out.line(format!("{} {line}", out.style.moment(now, now)))?;
-        }
+        let view = watched.view();
+        let deleted = view.is_none();
+        tell(view, out)?;
         out.out.flush()?;
-        before = Some(view);
+        if deleted {
+            return Ok(Exit::Ok);
+        }
     }
     Ok(Exit::Ok)
+}
+
+/// Where the output is no terminal: one line for each change.
+pub(super) async fn as_lines(changes: impl Stream<Item = Result<load::Change, Error>>, out: &mut Out<'_>) -> Result<Exit, Error> {
+    let mut before = None::<View>;
+    each(changes, out, |view, out| {
+        let now = Timestamp::now();
+        let lines = match &view {
+            None => vec!["the Rollout was deleted".to_owned()],
+            Some(view) => happened(before.as_ref(), view),
+        };
+        before = view;
+        lines.iter().try_for_each(|line| out.line(format!("{} {line}", out.style.moment(now, now))))
+    })
+    .await
+}
+
+/// The Rollout itself after each of its changes, for programs.
+pub(super) async fn as_objects(
+    changes: impl Stream<Item = Result<load::Change, Error>>,
+    format: Format,
+    out: &mut Out<'_>,
+) -> Result<Exit, Error> {
+    let mut before = None;
+    each(changes, out, |view, out| {
+        let Some(mut rollout) = view.map(|view| view.rollout) else { return out.note("the Rollout was deleted") };
+        rollout.metadata.managed_fields = None;
+        let version = rollout.resource_version();
+        if before == version {
+            return Ok(()); // something of it has changed, but not the Rollout
+        }
+        before = version;
+        match format {
+            Format::Yaml => out.line("---").and_then(|()| out.object(format, &rollout)),
+            Format::Json | Format::Wide => out.line(serde_json::to_string(&rollout)?),
+        }
+    })
+    .await
 }
 
 /// What is new in `after`: a change of state, and each new measurement.
@@ -91,53 +130,78 @@ fn happened(before: Option<&View>, after: &View) -> Vec<String> {
     lines
 }
 
-/// On a terminal: the tree, drawn again in place where it changes, until `q` or Ctrl-C.
-async fn on_terminal(changes: impl futures::Stream<Item = Result<load::Change, Error>>, out: &mut Out<'_>) -> Result<Exit, Error> {
-    let (mut changes, mut watched, mut trouble) = (pin!(changes), Watched::default(), None::<String>);
+/// On a terminal: the tree, drawn again in place where it changes, until `q` or Ctrl-C. Where it ended stays on the terminal.
+async fn on_terminal(changes: impl Stream<Item = Result<load::Change, Error>>, out: &mut Out<'_>) -> Result<Exit, Error> {
+    let mut last = None;
     let style = out.style.clone();
-    let mut screen = Screen::open(&mut *out.out)?;
+    let screen = Screen::open(&mut *out.out)?;
+    let ended = show(changes, screen, &style, &mut last).await;
+    if let Some(last) = last {
+        out.line(last)?;
+    }
+    ended
+}
+
+async fn show<W: io::Write>(
+    changes: impl Stream<Item = Result<load::Change, Error>>,
+    mut screen: Screen<W>,
+    style: &Style,
+    last: &mut Option<String>,
+) -> Result<Exit, Error> {
+    let (mut changes, mut watched, mut trouble) = (pin!(changes), Watched::default(), None::<String>);
     let mut keys = EventStream::new();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut terminated = pin!(terminated());
     loop {
         tokio::select! {
-            change = changes.next() => match change {
-                Some(Ok(change)) => {
-                    watched.apply(change);
-                    trouble = None;
+            change = changes.next() => {
+                // What has come in together is drawn together.
+                let mut next = Some(change);
+                while let Some(change) = next {
+                    match change {
+                        Some(Ok(change)) => {
+                            watched.apply(change);
+                            trouble = None;
+                        }
+                        Some(Err(error)) if error.is_final() => return Err(error),
+                        Some(Err(error)) => trouble = Some(error.to_string().lines().next().unwrap_or_default().to_owned()),
+                        None => return Ok(Exit::Ok),
+                    }
+                    next = changes.next().now_or_never();
                 }
-                Some(Err(error)) if error.is_final() => return Err(error),
-                Some(Err(error)) => trouble = Some(error.to_string().lines().next().unwrap_or_default().to_owned()),
-                None => return Ok(Exit::Ok),
-            },
+            }
             _ = tick.tick() => {}
             key = keys.next() => match key.transpose()? {
                 None => return Ok(Exit::Ok),
                 Some(input) => match meaning(&input) {
                     Some(Wish::Quit) => return Ok(Exit::Ok),
                     Some(Wish::Scroll(lines)) => screen.scroll(lines),
-                    None if matches!(input, Input::Resize(..)) => screen.forget()?,
+                    None if matches!(input, Input::Resize(..)) => screen.forget(),
                     None => continue,
                 },
             },
             () = &mut terminated => return Ok(Exit::Ok),
         }
-        if watched.is_complete() {
-            let now = Timestamp::now();
-            let Some(view) = watched.view() else {
-                drop(screen);
-                out.line("the Rollout was deleted")?;
+        let now = Timestamp::now();
+        let text = match watched.view().filter(|_| watched.is_complete()) {
+            Some(view) => {
+                *last = Some(words::progress(&view.rollout));
+                render(&view, now, style)
+            }
+            None if watched.is_complete() => {
+                *last = Some("the Rollout was deleted".into());
                 return Ok(Exit::Ok);
-            };
-            screen.show(&render(&view, now, &style), &footer(trouble.as_deref(), now, &style))?;
-        }
+            }
+            None => "looking ...\n".into(),
+        };
+        screen.show(&text, &footer(trouble.as_deref(), now, style))?;
     }
 }
 
 fn footer(trouble: Option<&str>, now: Timestamp, style: &Style) -> String {
     let keys = style.paint(Tone::Dim, format!("{}  q quits, ↑ ↓ scroll", style.moment(now, now)));
-    trouble.map_or(keys.clone(), |trouble| format!("{keys}  {}", style.paint(Tone::Bad, format!("{trouble}: trying again"))))
+    trouble.map_or(keys.clone(), |trouble| format!("{}  {keys}", style.paint(Tone::Bad, format!("{trouble}: trying again"))))
 }
 
 /// What someone wants who presses a key.
@@ -155,9 +219,10 @@ fn meaning(input: &Input) -> Option<Wish> {
         KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
         KeyCode::Up | KeyCode::Char('k') => Wish::Scroll(-1),
         KeyCode::Down | KeyCode::Char('j') => Wish::Scroll(1),
-        KeyCode::PageUp => Wish::Scroll(-10),
-        KeyCode::PageDown => Wish::Scroll(10),
-        KeyCode::Home => Wish::Scroll(isize::MIN),
+        KeyCode::PageUp | KeyCode::Char('b') => Wish::Scroll(-10),
+        KeyCode::PageDown | KeyCode::Char(' ') => Wish::Scroll(10),
+        KeyCode::Home | KeyCode::Char('g') => Wish::Scroll(isize::MIN),
+        KeyCode::End | KeyCode::Char('G') => Wish::Scroll(isize::MAX),
         _ => return None,
     })
 }
@@ -165,85 +230,20 @@ fn meaning(input: &Input) -> Option<Wish> {
 /// Ends when the process is asked to: the terminal is put back before it goes.
 async fn terminated() {
     #[cfg(unix)]
-    if let Ok(mut signal) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        signal.recv().await;
-        return;
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let wait = async |kind| match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        };
+        tokio::select! {
+            () = wait(SignalKind::terminate()) => {}
+            () = wait(SignalKind::interrupt()) => {}
+            () = wait(SignalKind::hangup()) => {}
+        }
     }
+    #[cfg(not(unix))]
     std::future::pending().await
-}
-
-/// The terminal while we own it: an own screen in raw mode. Dropping it puts everything back.
-struct Screen<W: Write> {
-    out: W,
-    /// What stands on the screen, line by line.
-    shown: Vec<String>,
-    /// The first line of the text that is shown.
-    top: usize,
-}
-
-impl<W: Write> Screen<W> {
-    fn open(out: W) -> io::Result<Self> {
-        terminal::enable_raw_mode()?;
-        // From here on, dropping it puts the terminal back, also if the next line fails.
-        let mut screen = Self { out, shown: Vec::new(), top: 0 };
-        queue!(screen.out, terminal::EnterAlternateScreen, cursor::Hide, Clear(ClearType::All))?;
-        screen.out.flush()?;
-        Ok(screen)
-    }
-
-    fn scroll(&mut self, lines: isize) {
-        self.top = self.top.saturating_add_signed(lines);
-    }
-
-    /// The screen is no longer as we left it: everything is drawn again.
-    fn forget(&mut self) -> io::Result<()> {
-        self.shown.clear();
-        queue!(self.out, Clear(ClearType::All))
-    }
-
-    /// Shows as much of `text` as fits, and `footer` on the last line. Only lines that differ are written.
-    fn show(&mut self, text: &str, footer: &str) -> io::Result<()> {
-        let (columns, rows) = terminal::size()?;
-        let (lines, top) = page(text, footer, usize::from(columns), usize::from(rows), self.top);
-        self.top = top;
-        queue!(self.out, terminal::BeginSynchronizedUpdate)?;
-        for (row, line) in changed(&self.shown, &lines) {
-            let row = u16::try_from(row).unwrap_or(u16::MAX);
-            queue!(self.out, cursor::MoveTo(0, row), Print(line), Clear(ClearType::UntilNewLine))?;
-        }
-        queue!(self.out, terminal::EndSynchronizedUpdate)?;
-        self.out.flush()?;
-        self.shown = lines;
-        Ok(())
-    }
-}
-
-impl<W: Write> Drop for Screen<W> {
-    fn drop(&mut self) {
-        let shown = queue!(self.out, cursor::Show, terminal::LeaveAlternateScreen).and_then(|()| self.out.flush());
-        if let Err(error) = terminal::disable_raw_mode().and(shown) {
-            eprintln!("the terminal could not be put back ({error}): `reset` does it");
-        }
-    }
-}
-
-/// The lines of a screen, and the first line of the text that is on it: as far down as `top` asks, but not beyond the end.
-fn page(text: &str, footer: &str, columns: usize, rows: usize, top: usize) -> (Vec<String>, usize) {
-    let (all, room): (Vec<&str>, usize) = (text.lines().collect(), rows.saturating_sub(1));
-    let top = top.min(all.len().saturating_sub(room));
-    // The last column stays free: clearing behind a full line would take its last character.
-    let fit = |line: &str| clip(line, columns.saturating_sub(1));
-    let mut lines: Vec<String> = all.iter().skip(top).take(room).map(|line| fit(line)).collect();
-    lines.resize(room, String::new());
-    let below = all.len().saturating_sub(top + room);
-    lines.push(fit(&if below > 0 { format!("{footer}  ({below} more lines below)") } else { footer.to_owned() }));
-    (lines, top)
-}
-
-/// The rows that differ, with what they are to show.
-fn changed<'a>(shown: &[String], wanted: &'a [String]) -> Vec<(usize, &'a str)> {
-    let differs = |(row, line): &(usize, &'a String)| shown.get(*row) != Some(*line);
-    wanted.iter().enumerate().filter(differs).map(|(row, line)| (row, line.as_str())).collect()
 }
 
 #[cfg(test)]
@@ -252,38 +252,14 @@ mod tests {
     use crate::cli::fixtures;
 
     #[test]
-    fn a_second_later_only_lines_with_times_are_drawn_again() {
-        let at = |seconds| {
-            let now = fixtures::now() + jiff::SignedDuration::from_secs(seconds);
-            page(&render(&fixtures::timed_pause(), now, &fixtures::plain()), "footer", 120, 50, 0).0
-        };
-        let (before, after) = (at(0), at(1));
-        let rows: Vec<&str> = changed(&before, &after).into_iter().map(|(_, line)| line).collect();
-        assert!(!rows.is_empty() && rows.len() < 12, "{rows:#?}");
-        for line in &rows {
-            assert!(line.contains("left") || line.contains("ago") || line.contains("3m"), "{line:?} has no time in it");
+    fn keys_mean_what_people_are_used_to() {
+        let pressed = |code, modifiers| meaning(&Input::Key(crossterm::event::KeyEvent::new(code, modifiers)));
+        for code in [KeyCode::Char('q'), KeyCode::Esc] {
+            assert_eq!(pressed(code, KeyModifiers::NONE), Some(Wish::Quit));
         }
-        assert!(changed(&after, &after).is_empty());
-    }
-
-    #[test]
-    fn lines_that_vanish_are_cleared() {
-        let (long, short) = (page("a\nb\nc", "f", 80, 10, 0).0, page("a", "f", 80, 10, 0).0);
-        assert_eq!(changed(&long, &short), [(1, ""), (2, "")]);
-    }
-
-    #[test]
-    fn a_screen_that_is_too_small_scrolls_to_the_end_and_no_further() {
-        let (lines, top) = page("1\n2\n3\n4\n5", "f", 40, 3, 0);
-        assert_eq!((lines, top), (vec!["1".into(), "2".into(), "f  (3 more lines below)".into()], 0));
-        let (lines, top) = page("1\n2\n3\n4\n5", "f", 40, 3, usize::MAX);
-        assert_eq!((lines, top), (vec!["4".into(), "5".into(), "f".into()], 3));
-    }
-
-    #[test]
-    fn lines_leave_the_last_column_free() {
-        let (lines, _) = page("0123456789", "0123456789", 10, 2, 0);
-        assert_eq!(lines, ["01234567…", "01234567…"]);
+        assert_eq!(pressed(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Wish::Quit));
+        assert_eq!(pressed(KeyCode::Char('c'), KeyModifiers::NONE), None);
+        assert_eq!(pressed(KeyCode::End, KeyModifiers::NONE), Some(Wish::Scroll(isize::MAX)));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
+use serde::Serialize;
 
 use super::{
     error::{Error, Exit},
     load,
-    output::Out,
+    output::{Format, Out},
     printer::{Style, Tone, columns, since},
     session::Session,
     view::{Role, View},
@@ -27,27 +28,64 @@ pub struct Args {
     /// The Rollout: NAME or rollout/NAME
     #[arg(value_parser = super::rollout_name)]
     pub name: String,
+    /// Form of the output
+    #[arg(short, long, value_enum, value_name = "FORM")]
+    pub output: Option<Format>,
+}
+
+/// The explanation, in parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    pub rollout: String,
+    pub namespace: String,
+    pub phase: Option<Phase>,
+    pub headline: Vec<String>,
+    pub sections: Vec<Section>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Section {
+    pub title: &'static str,
+    pub lines: Vec<String>,
 }
 
 pub async fn run(session: &Session, args: &Args, now: Timestamp, out: &mut Out<'_>) -> Result<Exit, Error> {
     let (mut view, actions) = futures::future::try_join(load::view(session, &args.name), load::actions(session, &args.name)).await?;
     view.actions = actions;
-    write!(out.out, "{}", why(&view, now, &out.style))?;
+    match args.output {
+        Some(format @ (Format::Json | Format::Yaml)) => {
+            let plain = Style { colour: false, ..out.style.clone() };
+            out.object(format, &explain(&view, now, &plain))?;
+        }
+        _ => write!(out.out, "{}", why(&view, now, &out.style))?,
+    }
     Ok(Exit::Ok)
 }
 
-/// The whole text, with a line feed at its end.
-pub fn why(view: &View, now: Timestamp, style: &Style) -> String {
-    let mut sections: Vec<(&str, Vec<String>)> = vec![
+pub fn explain(view: &View, now: Timestamp, style: &Style) -> Explanation {
+    let sections = [
         ("Held", held(view, now, style)),
         ("Verdict", verdicts(view, now, style)),
         ("Pods that are not ready", pods(view, now, style)),
         ("Conditions that are not as they should be", troubles(view, now, style)),
         ("Last actions", actions(view, now, style)),
+        ("What can be done", words::next(&view.rollout).into_iter().collect()),
     ];
-    sections.push(("What can be done", words::next(&view.rollout).into_iter().collect()));
-    let mut text = headline(view, now, style).join("\n") + "\n";
-    for (title, lines) in sections.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+    let sections = sections.into_iter().filter(|(_, lines)| !lines.is_empty());
+    Explanation {
+        rollout: view.rollout.name_any(),
+        namespace: view.rollout.namespace().unwrap_or_default(),
+        phase: view.status().phase,
+        headline: headline(view, now, style),
+        sections: sections.map(|(title, lines)| Section { title, lines }).collect(),
+    }
+}
+
+/// The whole text, with a line feed at its end.
+pub fn why(view: &View, now: Timestamp, style: &Style) -> String {
+    let explanation = explain(view, now, style);
+    let mut text = explanation.headline.join("\n") + "\n";
+    for Section { title, lines } in explanation.sections {
         text += &format!("\n{}\n", style.paint(Tone::Strong, title));
         lines.iter().for_each(|line| text += &format!("  {line}\n"));
     }
@@ -194,6 +232,11 @@ mod tests {
         for (name, view) in fixtures::all() {
             insta::assert_snapshot!(name, why(&view, fixtures::now(), &fixtures::plain()));
         }
+    }
+
+    #[test]
+    fn the_explanation_is_an_object_too() {
+        insta::assert_json_snapshot!("why_json", explain(&fixtures::paused(), fixtures::now(), &fixtures::plain()));
     }
 
     #[test]

@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{
-    printer::{percent, span},
+    printer::{percent, plural, span},
     view::{View, is_behind},
 };
 use crate::api::{
     Phase, Rollout, Span,
     analysis::Metric,
-    rollout::{Step, StepAnalysis},
+    rollout::{CanaryScale, Step, StepAnalysis},
     status::HoldReason,
 };
 
@@ -22,10 +22,20 @@ const DEFAULT_INTERVAL: u32 = 30;
 /// A step as its author wrote it.
 pub fn step(step: &Step) -> String {
     match (&step.set_weight, &step.pause, &step.analysis) {
+        _ if step.set_canary_scale.is_some() => step.set_canary_scale.as_ref().map(scale).unwrap_or_default(),
         (Some(weight), ..) => format!("setWeight {}", percent(*weight)),
         (_, Some(pause), _) => pause.duration.as_ref().map_or("pause until promoted".into(), |duration| format!("pause {duration}")),
         (.., Some(analysis)) => format!("analysis {}", parts(analysis).join(", ")),
         _ => "a step that this plugin does not know: is it older than the controller?".into(),
+    }
+}
+
+/// How many pods a step asks for.
+fn scale(scale: &CanaryScale) -> String {
+    match (scale.replicas, scale.percent) {
+        (Some(replicas), _) => format!("setCanaryScale {}", plural(usize::try_from(replicas).unwrap_or(0), "pod")),
+        (_, Some(percent)) => format!("setCanaryScale {percent} % of the pods"),
+        _ => "setCanaryScale as the weight needs".into(),
     }
 }
 
@@ -133,5 +143,26 @@ pub fn verb(verb: crate::api::Verb) -> &'static str {
         Verb::SkipStep => "skip-step",
         Verb::Undo => "undo",
         Verb::Restart => "restart",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_step_of_the_api_has_words() {
+        for (written, expected) in [
+            (json!({"setWeight": 0.5}), "setWeight 0.5"),
+            (json!({"pause": {}}), "pause until promoted"),
+            (json!({"pause": {"duration": "5m"}}), "pause 5m"),
+            (json!({"setCanaryScale": {"replicas": 1}}), "setCanaryScale 1 pod"),
+            (json!({"setCanaryScale": {"percent": 50}}), "setCanaryScale 50 % of the pods"),
+            (json!({"setCanaryScale": {"matchTrafficWeight": true}}), "setCanaryScale as the weight needs"),
+            (json!({"analysis": {"templates": [{"name": "web"}]}}), "analysis web"),
+        ] {
+            assert_eq!(step(&serde_json::from_value(written).unwrap()), expected);
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::api::{
     Outcome, Verb, keys,
-    status::{CurrentStep, Hold, HoldReason, LastAction},
+    status::{CurrentStep, Hold, HoldReason, LastAction, Undo},
 };
 
 /// What an action comes to.
@@ -77,6 +77,13 @@ impl Draft<'_> {
         match spec.verb {
             Verb::Retry if rejected => self.retry(canary),
             Verb::Retry => refused("there is nothing to retry: the present revision was not taken back"),
+            Verb::Restart => self.restart(stable),
+            Verb::Undo if running && !rejected => refused(format!(
+                "revision {canary} is not promoted yet, and {stable} still serves: `kubectl sluice abort {}` takes it back",
+                spec.rollout
+            )),
+            Verb::Undo => self.undo(action, stable),
+            Verb::Abort if !running && self.is_just_promoted(stable) => self.undo(action, stable),
             Verb::Abort if rejected => done(format!("revision {canary} was taken back already")),
             _ if rejected => refused(format!("revision {canary} was taken back: `kubectl sluice retry {}` starts it again", spec.rollout)),
             _ if !running => refused(format!("no rollout is running: revision {canary} is stable")),
@@ -84,7 +91,7 @@ impl Draft<'_> {
             Verb::Pause => self.pause(action),
             Verb::PromoteFull => self.promote_fully(),
             Verb::Promote | Verb::Resume => self.go_on(action),
-            Verb::SkipStep | Verb::Undo | Verb::Restart => refused(format!("{} is not there yet", spec.verb)),
+            Verb::SkipStep => self.skip_step(action),
         }
     }
 
@@ -114,23 +121,81 @@ impl Draft<'_> {
         done("no more pauses and analysis: the new version gets all traffic as soon as it has the pods for it")
     }
 
+    /// Back to an earlier revision, from the next look on.
+    fn undo(&mut self, action: &ActionView, stable: &str) -> Done {
+        let spec = &action.spec;
+        if let Some(undo) = &self.status.undo {
+            return refused(format!("revision {} is on its way back already: `kubectl sluice abort {}` ends that", undo.to, spec.rollout));
+        }
+        let Some(to) = spec.to_revision.clone().or_else(|| self.status.served_before(stable).map(str::to_owned)) else {
+            let earlier = self.earlier_revisions(stable);
+            return refused(format!("it is not known what served before revision {stable}: name it with --to-revision ({earlier})"));
+        };
+        if let Err(why) = self.can_serve_again(&to, stable) {
+            return refused(why);
+        }
+        let by = spec.requested_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        let why = spec.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let (template, from) = (self.template.clone(), stable.to_owned());
+        let message = format!("all traffic goes to revision {to}, as soon as it has the pods for it; {from} is rejected");
+        self.status.undo = Some(Undo { template, from, to, reason: format!("undone{by}{why}") });
+        self.status.hold = None;
+        done(message)
+    }
+
+    fn restart(&mut self, stable: &str) -> Done {
+        self.status.restart_requested_at = Some(self.time());
+        done(format!("the pods of revision {stable} are restarted one after the other, while no rollout is running"))
+    }
+
+    /// Refuses a command that was meant for another step than the one that the rollout is at.
+    fn at_step(&self, action: &ActionView) -> Result<i32, Done> {
+        let here = self.status.current_step.as_ref().map_or(0, |s| s.index);
+        if action.spec.step == Some(here) {
+            return Ok(here);
+        }
+        let seen = action.spec.step.map_or_else(|| "no step".to_owned(), |s| format!("step {}", s + 1));
+        Err(refused(format!(
+            "{} was meant for {seen}, but the rollout is at step {} now: look again (`kubectl sluice get {}`)",
+            action.spec.verb,
+            here + 1,
+            action.spec.rollout
+        )))
+    }
+
+    /// On to the next step, whatever the present one waits for. What the next one needs (pods, verdicts so far) is still waited for.
+    fn skip_step(&mut self, action: &ActionView) -> Done {
+        let here = match self.at_step(action) {
+            Ok(here) => here,
+            Err(refused) => return refused,
+        };
+        if usize::try_from(here).is_ok_and(|here| here >= self.spec.steps.len()) {
+            return refused(format!("all steps are done: `kubectl sluice promote --full {}` ends the analysis", action.spec.rollout));
+        }
+        if self.status.hold.as_ref().is_some_and(|hold| hold.reason == HoldReason::InconclusiveAnalysis) {
+            self.status.hold = None;
+            self.measure_again();
+        }
+        self.status.current_step = Some(CurrentStep { index: here + 1, started_at: self.time() });
+        done(format!("step {} is skipped", here + 1))
+    }
+
+    /// The analysis starts anew: a run that could not decide measures no more.
+    fn measure_again(&mut self) {
+        if let Some(state) = &mut self.status.canary {
+            state.analysis_attempt += 1;
+        }
+    }
+
     /// Promote and Resume: ends a hold, and the pause of the step that the person saw.
     fn go_on(&mut self, action: &ActionView) -> Done {
-        let here = self.status.current_step.as_ref().map_or(0, |s| s.index);
-        if action.spec.step != Some(here) {
-            let seen = action.spec.step.map_or_else(|| "no step".to_owned(), |s| format!("step {}", s + 1));
-            return refused(format!(
-                "{} was meant for {seen}, but the rollout is at step {} now: look again (`kubectl sluice get {}`)",
-                action.spec.verb,
-                here + 1,
-                action.spec.rollout
-            ));
-        }
+        let here = match self.at_step(action) {
+            Ok(here) => here,
+            Err(refused) => return refused,
+        };
         let held = self.status.hold.take();
-        if held.as_ref().is_some_and(|h| h.reason == HoldReason::InconclusiveAnalysis)
-            && let Some(state) = &mut self.status.canary
-        {
-            state.analysis_attempt += 1;
+        if held.as_ref().is_some_and(|h| h.reason == HoldReason::InconclusiveAnalysis) {
+            self.measure_again();
         }
         let index = usize::try_from(here).unwrap_or(0);
         let pause = match self.spec.steps.get(index) {

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use super::{
     observed::{Observed, RouteView},
     patch::Action,
+    revision,
     route::{Pair, Route},
     spec::{Spec, Weight},
 };
@@ -59,23 +60,23 @@ pub enum Stage {
     /// The weight that the step of this index sets.
     Weight(usize),
     // The way home.
+    Reentered,
     ServiceDrained,
     Repinned,
     BackHome,
     CanaryReleased,
     Left,
-    PodsGone,
 }
 
 impl Stage {
     fn order(self) -> usize {
         match self {
-            Self::Pinned | Self::ServiceDrained => 0,
-            Self::CanaryServiceMade | Self::Repinned => 1,
-            Self::Entered | Self::BackHome => 2,
-            Self::CanaryReady | Self::CanaryReleased => 3,
-            Self::Selected | Self::Left => 4,
-            Self::PodsGone => 5,
+            Self::Pinned | Self::Reentered => 0,
+            Self::CanaryServiceMade | Self::ServiceDrained => 1,
+            Self::Entered | Self::Repinned => 2,
+            Self::CanaryReady | Self::BackHome => 3,
+            Self::Selected | Self::CanaryReleased => 4,
+            Self::Left => 5,
             Self::Capacity(index) => 10 + 2 * index,
             Self::Weight(index) => 11 + 2 * index,
         }
@@ -83,7 +84,7 @@ impl Stage {
 
     fn scope(self) -> &'static str {
         match self {
-            Self::ServiceDrained | Self::Repinned | Self::BackHome | Self::CanaryReleased | Self::Left | Self::PodsGone => "home",
+            Self::Reentered | Self::ServiceDrained | Self::Repinned | Self::BackHome | Self::CanaryReleased | Self::Left => "home",
             _ => "roll",
         }
     }
@@ -108,6 +109,10 @@ pub struct Draft<'a> {
     pub canary_service: String,
     /// Pods wanted.
     pub replicas: i32,
+    /// The revision that keeps its pods after a promotion, and until when.
+    pub warm: Option<(String, Timestamp)>,
+    /// The revision of the present template, once it is known.
+    pub template: String,
 }
 
 impl<'a> Draft<'a> {
@@ -164,6 +169,15 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// What the way home had observed is so no more: its times start again.
+    pub fn rewind_home(&mut self) -> bool {
+        let home = self.status.transition.as_ref().is_some_and(|t| t.what.starts_with("home/"));
+        if home {
+            self.status.transition = None;
+        }
+        home
+    }
+
     /// Waits until a stage is observed and `seconds` have passed since. The moment is in status; a lost one starts again.
     pub fn settle(&mut self, revision: &str, stage: Stage, observed: Result<(), String>, seconds: i32) -> Flow {
         if self.is_past(revision, stage) {
@@ -193,6 +207,12 @@ impl<'a> Draft<'a> {
         self.status.transition.as_ref().filter(|t| t.observed_at.is_none()).map(|t| t.since.0)
     }
 
+    /// The revision that serves.
+    pub fn stable(&self) -> Option<String> {
+        let known = self.status.stable_revision.as_ref().filter(|hash| self.obs.replica_set(hash).is_some());
+        known.cloned().or_else(|| revision::stable(self.obs))
+    }
+
     /// Gives the canary this weight in every route where it has another.
     pub fn set_weight(&mut self, weight: Weight) -> bool {
         self.write_weight(weight, None)
@@ -219,8 +239,8 @@ impl<'a> Draft<'a> {
     /// Every route has this weight, and every parent that reports has taken it up.
     pub fn weight_observed(&self, weight: Weight) -> Result<(), String> {
         for route in self.routes() {
-            let untouched = weight == Weight::ZERO && route.record().is_none() && route.canary_weight() == Weight::ZERO;
-            if !untouched && !route.has(weight, self.spec.denominator()) {
+            let off = weight == Weight::ZERO && route.is_off(self.spec.denominator());
+            if !off && !route.has(weight, self.spec.denominator()) {
                 return Err(format!("waits for {} to give the canary {weight}", route.view.meta.name));
             }
             route.accepted().map_err(|why| format!("waits for the gateway: {why}"))?;
@@ -249,6 +269,7 @@ impl<'a> Draft<'a> {
         let Some(canary) = self.status.canary.clone() else { return };
         let images = self.obs.replica_set(&canary.revision).map(|rs| rs.images.clone()).unwrap_or_default();
         self.status.history.push(HistoryEntry {
+            over: self.status.stable_revision.clone().filter(|stable| *stable != canary.revision),
             revision: canary.revision,
             images,
             outcome,
@@ -270,12 +291,12 @@ impl Stage {
             Self::CanaryReady | Self::Capacity(_) => "the canary's pods are ready",
             Self::Selected => "the canary Service selects the canary's pods",
             Self::Weight(_) => "the routes have the new weight",
+            Self::Reentered => "the new version's backend is in the routes again at weight 0",
             Self::ServiceDrained => "the old version gets no traffic any more",
             Self::Repinned => "the Service selects the new version",
             Self::BackHome => "all traffic is on the Service again",
             Self::CanaryReleased => "the canary Service selects the stable pods",
             Self::Left => "the routes are as they were",
-            Self::PodsGone => "the old pods are gone",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The way home: after a promotion, an abort, or when the template was set back. It ends with routes and Services as in Git.
 
+use jiff::Timestamp;
+
 use super::{
     draft::{Draft, Flow, Stage, Waiting, wait},
     observed::{Meta, ReplicaSetView, ServiceView},
@@ -43,14 +45,17 @@ impl Draft<'_> {
         wait(Waiting::Settling, format!("takes revision {canary} back to stable {stable}: {reason}"))
     }
 
-    fn mark_rejected(&mut self, canary: &str, reason: &str) {
+    pub fn mark_rejected(&mut self, canary: &str, reason: &str) {
         let obs = self.obs;
         let reason: String = reason.chars().take(256).collect();
         let Some(rs) = obs.replica_set(canary) else { return self.make_rejected(canary, &reason) };
         if rs.meta.annotations.contains_key(keys::REJECTED) {
             return;
         }
-        let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::REJECTED, reason).unannotate(keys::STABLE);
+        let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::REJECTED, reason).unannotate(keys::STABLE);
+        if !self.spec.has_traffic {
+            patch = patch.replace("/spec/replicas", 0); // that is what takes its traffic away: one write
+        }
         self.act(patch.fenced(format!("mark ReplicaSet {} as rejected", rs.meta.name), obs.epoch));
     }
 
@@ -80,8 +85,12 @@ impl Draft<'_> {
         }
         self.bring_traffic_home(stable)?;
         self.status.weights_observed(Weight::ZERO);
+        if self.status.canary.as_ref().is_some_and(|c| c.revision == stable) {
+            // It is the way home of an undo: what was undone has left the Service by now, and drains.
+            self.settle(stable, Stage::Left, Ok(()), self.drain_seconds())?;
+        }
         self.stop_others(stable)?;
-        self.scale(stable, self.replicas);
+        self.scale(stable, self.stable_replicas(stable));
         Ok(())
     }
 
@@ -100,11 +109,16 @@ impl Draft<'_> {
         }
         if self.status.canary.is_some() || !self.traffic_is_at_rest() {
             let observed = self.routes().iter().try_for_each(|r| r.accepted()).map_err(|why| format!("waits for the gateway: {why}"));
-            self.settle(stable, Stage::Left, observed, self.spec.traffic.drain_seconds)?;
+            self.settle(stable, Stage::Left, observed, self.drain_seconds())?;
         }
+        self.keep_warm(stable)?;
         self.stop_others(stable)?;
+        if self.warm.is_some() {
+            self.status.weights = None;
+            return Ok(()); // the Service stays pinned: it must not select these pods
+        }
         self.restore_services();
-        self.scale(stable, self.replicas);
+        self.scale(stable, self.stable_replicas(stable));
         self.forget_fences();
         if self.actions.is_empty() {
             self.give_up_fields();
@@ -155,6 +169,7 @@ impl Draft<'_> {
         self.status.canary = None;
         self.status.transition = None;
         self.status.weights = None;
+        self.status.reverted = None;
         self.status.analysis.clear();
     }
 
@@ -167,11 +182,7 @@ impl Draft<'_> {
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
         let drains = self.obs.canary_service.is_some() && selected != Some(stable);
         if self.is_recorded() {
-            let changed = match self.status.rejected.is_empty() {
-                true => self.take_weight_off(),
-                false => false, // stay_aborted has written it, with its record
-            };
-            let observed = match changed {
+            let observed = match self.take_weight_off() {
                 true => Err("brings all traffic back to the Service".to_owned()),
                 false => self.weight_observed(Weight::ZERO),
             };
@@ -185,9 +196,10 @@ impl Draft<'_> {
     /// again, would never end.
     fn take_weight_off(&mut self) -> bool {
         let (denominator, epoch) = (self.spec.denominator(), self.obs.epoch);
+        let rejected = self.status.rejected.first().map(|rejected| rejected.revision.clone());
         let routes = self.routes();
-        let split = routes.iter().filter(|r| r.record().is_some() && !r.has(Weight::ZERO, denominator));
-        let actions: Vec<_> = split.map(|r| r.set(Weight::ZERO, denominator, None, epoch)).collect();
+        let split = routes.iter().filter(|r| r.record().is_some() && !r.is_off(denominator));
+        let actions: Vec<_> = split.map(|r| r.set(Weight::ZERO, denominator, rejected.as_deref(), epoch)).collect();
         let changed = !actions.is_empty();
         for action in actions {
             self.act(action);
@@ -199,14 +211,43 @@ impl Draft<'_> {
         self.routes().iter().find_map(|r| r.restore(self.spec.denominator()))
     }
 
+    /// The version before keeps its pods for a while after a promotion. Until when is written on its ReplicaSet.
+    fn keep_warm(&mut self, stable: &str) -> Flow {
+        let promoted = self.status.canary.as_ref().is_some_and(|c| c.revision == stable);
+        if !promoted || self.obs.rollout.meta.deleting || self.spec.scale_down_delay.is_zero() {
+            return Ok(());
+        }
+        let obs = self.obs;
+        let Some(rs) = self.status.served_before(stable).and_then(|hash| obs.replica_set(hash)).filter(|rs| rs.replicas > 0) else {
+            return Ok(());
+        };
+        let until = rs.meta.annotations.get(keys::SCALE_DOWN_AT).and_then(|at| at.parse::<Timestamp>().ok());
+        match until {
+            None => {
+                let until = self.now + self.spec.scale_down_delay;
+                let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::SCALE_DOWN_AT, until.to_string());
+                self.act(patch.fenced(format!("keep the pods of ReplicaSet {} until {until}", rs.meta.name), obs.epoch));
+                wait(Waiting::Settling, format!("keeps the pods of revision {} for a while", rs.hash))
+            }
+            Some(until) if self.now < until => {
+                self.wake(until);
+                self.warm = Some((rs.hash.clone(), until));
+                Ok(())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Pods of other revisions stop; they have had no traffic for the drain time.
     fn stop_others(&mut self, stable: &str) -> Flow {
         let obs = self.obs;
-        let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| rs.hash != stable && rs.replicas > 0).collect();
+        let warm = self.warm.as_ref().map(|(hash, _)| hash.clone());
+        let stays = |hash: &String| hash == stable || Some(hash) == warm.as_ref();
+        let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| !stays(&rs.hash) && rs.replicas > 0).collect();
         for rs in &others {
             self.scale(&rs.hash, 0);
         }
-        let left = obs.pods.iter().filter(|pod| pod.hash != stable).count();
+        let left = obs.pods.iter().filter(|pod| !stays(&pod.hash)).count();
         if left > 0 || !others.is_empty() {
             return wait(Waiting::Settling, format!("waits for {left} old pods to stop"));
         }
@@ -236,10 +277,10 @@ impl Draft<'_> {
         let obs = self.obs;
         let stable = self.status.stable_revision.clone().unwrap_or_default();
         for rs in obs.revisions() {
-            let outdated =
-                rs.hash != stable && (rs.meta.annotations.contains_key(keys::STABLE) || rs.meta.annotations.contains_key(keys::REJECTED));
+            let has = |key: &str| rs.meta.annotations.contains_key(key);
+            let outdated = rs.hash != stable && (has(keys::STABLE) || has(keys::REJECTED)) || has(keys::SCALE_DOWN_AT);
             if rs.meta.annotations.contains_key(keys::EPOCH) || outdated {
-                let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta);
+                let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta).unannotate(keys::SCALE_DOWN_AT);
                 if rs.hash != stable {
                     patch = patch.unannotate(keys::STABLE).unannotate(keys::REJECTED);
                 }

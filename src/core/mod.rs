@@ -1,15 +1,18 @@
 //! What to do, as pure functions: no Kubernetes client, no runtime, no clock, no environment, no input or output.
 //!
 //! [`plan::plan`] takes what is [`observed`] and the time, and returns actions, a status and when to look again. The way through:
-//! [`plan`] walks a straight line of `ensure…()?` calls over a [`draft::Draft`]; [`roll`] is the line of a canary, [`home`] the way back to rest,
-//! [`workload`] taking over and giving back, [`traffic`] the two Services, [`route`] the weights, [`command`] what people ask for,
+//! [`plan`] walks a straight line of `ensure…()?` calls over a [`draft::Draft`]; [`roll`] is the line of a canary ([`count`] of one without routes), [`home`] the way back to rest,
+//! [`workload`] taking over and giving back, [`traffic`] the two Services ([`contest`] with whoever puts them back), [`route`] the weights, [`fence`] what keeps an old leader out, [`command`] what people ask for, [`undo`] the way back to an earlier revision, [`restart`] pods that are replaced,
 //! [`verdict`] what the analysis lets it do, [`report`] what the status says.
 //!
 //! [`analysis`] is the life of an AnalysisRun: [`source`] (with [`query`], [`presets`], [`selector`]) is what it measures, [`judge`] the verdict.
 
 pub mod analysis;
 mod command;
+mod contest;
+mod count;
 pub mod draft;
+mod fence;
 pub mod histogram;
 mod home;
 pub mod judge;
@@ -19,6 +22,7 @@ pub mod plan;
 pub mod presets;
 pub mod query;
 pub mod report;
+mod restart;
 pub mod revision;
 mod roll;
 pub mod route;
@@ -26,6 +30,7 @@ pub mod selector;
 pub mod source;
 pub mod spec;
 mod traffic;
+mod undo;
 mod verdict;
 pub mod workload;
 

@@ -16,6 +16,8 @@ pub struct Observed {
     pub rollout: RolloutView,
     /// The Deployment that `workloadRef` names.
     pub workload: Option<WorkloadView>,
+    /// What scales that Deployment by itself, such as `HorizontalPodAutoscaler api`.
+    pub autoscalers: Vec<String>,
     /// The ControllerRevision that owns what Sluice makes or takes.
     pub anchor: Option<Meta>,
     /// Owned by the anchor or by the Deployment.
@@ -51,6 +53,8 @@ pub struct Meta {
     pub has_annotations: bool,
     /// Where in `managedFields` our own entries stand.
     pub managed_by_us: Vec<usize>,
+    /// Who wrote `spec` last, ourselves aside, as far as `managedFields` tells.
+    pub last_writer: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +104,8 @@ pub struct ReplicaSetView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodView {
     pub name: String,
+    pub uid: String,
+    pub created_at: jiff::Timestamp,
     pub hash: String,
     /// Its own Ready condition, and not stopping.
     pub ready: bool,

@@ -38,6 +38,8 @@ pub enum Write {
     Patch { kind: Kind, name: String, subresource: Option<&'static str>, ops: Vec<Value> },
     /// Deletes just the object that was seen.
     Delete { kind: Kind, name: String, uid: String, resource_version: String },
+    /// Asks for the end of a pod, which its PodDisruptionBudgets may put off.
+    Evict { name: String, uid: String },
     /// Sets `replicas` through the scale subresource.
     Scale { kind: Kind, name: String, replicas: i32 },
 }

@@ -83,6 +83,8 @@ impl<'a> Draft<'a> {
             wake_at: None,
             canary_service: spec.traffic.canary_service(),
             replicas: obs.rollout.spec.replicas.or_else(|| workload::replicas(obs)).unwrap_or(1),
+            warm: None,
+            template: String::new(),
         }
     }
 
@@ -105,11 +107,14 @@ impl<'a> Draft<'a> {
 
     fn walk(&mut self) -> Flow<Outcome> {
         self.guard()?;
+        self.ensure_fenced()?;
         self.ensure_ours()?;
+        self.ensure_pins_stand()?;
         self.take_over()?;
-        let canary = self.present_revision()?;
-        let stable = revision::stable(self.obs);
-        self.believe_marks(&canary);
+        self.template = self.present_revision()?;
+        let stable = self.stable();
+        self.believe_marks(&self.template.clone());
+        let canary = self.wanted(&self.template.clone(), stable.as_deref());
         self.status.canary_revision = Some(canary.clone());
         let before = self.status.last_action.clone();
         self.obey(stable.as_deref(), Some(&canary));
@@ -118,17 +123,22 @@ impl<'a> Draft<'a> {
         }
         let Some(stable) = stable else { return self.first_deployment(&canary) };
         self.status.stable_revision = Some(stable.clone());
+        if let Some(undo) = self.status.undo.clone().filter(|_| self.is_just_promoted(&stable)) {
+            self.take_promotion_back(&undo)?;
+        }
         if stable != canary && self.is_coming_home(&stable) {
             // A promotion that is written is carried through before anything else begins.
             self.bring_traffic_home(&stable)?;
         }
         if stable == canary {
             self.rest(&stable)?;
+            self.ensure_restarted(&stable)?;
             self.ensure_stable_available(&stable)?;
             return Ok(Outcome::Healthy);
         }
         if self.is_rejected(&canary) {
             self.stay_aborted(&stable, &canary)?;
+            self.ensure_restarted(&stable)?;
             return Ok(Outcome::Aborted);
         }
         self.roll(&stable, &canary)?;
@@ -137,8 +147,9 @@ impl<'a> Draft<'a> {
 
     /// Taking a canary back comes before everything else, whatever else is missing or wrong.
     fn guard(&mut self) -> Flow {
+        self.believe_undone();
         let running = self.status.canary.as_ref().map(|c| c.revision.clone()).filter(|c| !self.is_rejected(c));
-        let (Some(stable), Some(canary)) = (revision::stable(self.obs), running) else { return Ok(()) };
+        let (Some(stable), Some(canary)) = (self.stable(), running) else { return Ok(()) };
         if stable == canary {
             return Ok(());
         }
@@ -243,10 +254,12 @@ impl<'a> Draft<'a> {
         // Once it is given back, its ReplicaSet is no revision of ours any more, but still the one that serves.
         let stable = self.obs.rollout.status.stable_revision.clone().or_else(|| revision::stable(self.obs));
         let stable = stable.or_else(|| revision::of_workload(self.obs).find(|rs| rs.replicas > 0).map(|rs| rs.hash.clone()));
+        self.ensure_fenced()?;
         if let Some(stable) = &stable {
             if self.status.canary.is_none() && !self.traffic_is_at_rest() {
                 self.status.canary = Some(CanaryState::new(stable, self.time(), self.replicas));
             }
+            self.ensure_pins_stand()?;
             self.rest(stable)?;
         }
         let workload = self.obs.rollout.spec.workload_ref.is_some();

@@ -52,6 +52,8 @@ pub mod event {
     pub const HEALTHY: &str = "RolloutHealthy";
     /// The API server refused a write of ours.
     pub const WRITE_REFUSED: &str = "WriteRefused";
+    /// Somebody keeps putting a route or Service back.
+    pub const CONTESTED: &str = "TrafficContested";
     /// The Deployment stays paused because Git owns its replicas.
     pub const PARKED: &str = "WorkloadParked";
 }
@@ -86,7 +88,12 @@ fn summary(draft: &Draft, outcome: &Outcome) -> (Phase, String) {
     match outcome {
         Outcome::Healthy => match draft.obs.workload.as_ref().and_then(workload::parked) {
             Some(parked) => (Phase::Healthy, parked),
-            None => (Phase::Healthy, format!("revision {} serves", status.stable_revision.as_deref().unwrap_or("?"))),
+            None => {
+                let warm = draft.warm.as_ref();
+                let warm = warm.map(|(hash, until)| format!("; {hash} keeps its pods until {}", until.strftime("%H:%M:%S UTC")));
+                let serves = status.stable_revision.as_deref().unwrap_or("?");
+                (Phase::Healthy, format!("revision {serves} serves{}", warm.unwrap_or_default()))
+            }
         },
         Outcome::Aborted => (Phase::Aborted, aborted_message(status)),
         Outcome::Invalid(invalid) => (Phase::Degraded, invalid.to_string()),
@@ -157,6 +164,8 @@ fn write_conditions(draft: &mut Draft, outcome: &Outcome, phase: Phase) {
     let accepted = draft.routes().iter().try_for_each(|r| r.accepted());
     let split = draft.routes().iter().any(|r| r.record().is_some());
 
+    let contested = draft.contested();
+
     let mut set = Conditions { draft };
     set.put(kind::READY, healthy, why, &message);
     set.put(kind::RECONCILING, moving && !aborted, if moving { why } else { reason::AT_REST }, &message);
@@ -184,6 +193,10 @@ fn write_conditions(draft: &mut Draft, outcome: &Outcome, phase: Phase) {
             let pending = why.contains("has not taken up");
             set.put(kind::TRAFFIC_ACCEPTED, false, if pending { reason::PENDING } else { reason::NOT_ACCEPTED }, &why);
         }
+    }
+    match contested {
+        Some(text) => set.put(kind::TRAFFIC_CONTESTED, true, reason::REVERTED, &text),
+        None => set.drop(kind::TRAFFIC_CONTESTED),
     }
     match parked {
         Some(text) => set.put(kind::WORKLOAD_PARKED, true, workload::PARKED, &text),
@@ -282,6 +295,10 @@ pub fn events(before: &RolloutStatus, after: &RolloutStatus, obs: &Observed, now
     let invalid = |s: &RolloutStatus| s.conditions.iter().find(|c| c.type_ == kind::INVALID_SPEC).map(|c| c.message.clone());
     if let Some(message) = invalid(after).filter(|m| invalid(before).as_ref() != Some(m)) {
         add(event::INVALID_SPEC, true, message);
+    }
+    let contested = |s: &RolloutStatus| s.conditions.iter().find(|c| c.type_ == kind::TRAFFIC_CONTESTED).map(|c| c.message.clone());
+    if let Some(message) = contested(after).filter(|_| contested(before).is_none()) {
+        add(event::CONTESTED, true, message);
     }
     let parked = |s: &RolloutStatus| s.conditions.iter().find(|c| c.type_ == kind::WORKLOAD_PARKED).map(|c| c.message.clone());
     if let Some(message) = parked(after).filter(|_| parked(before).is_none()) {

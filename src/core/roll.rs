@@ -23,10 +23,14 @@ impl Draft<'_> {
     pub fn roll(&mut self, stable: &str, canary: &str) -> Flow {
         self.begin(stable, canary);
         self.follow_edits();
-        self.clear_rejections(canary);
+        self.clear_rejections(&self.template.clone());
         self.end_runs(false);
         self.hold_if_inconclusive();
         self.keep_stable(stable);
+        if !self.spec.has_traffic {
+            return self.roll_by_count(stable, canary);
+        }
+        self.note_reverted_routes();
         self.clear_way(stable, canary)?;
         self.ensure_named(canary)?;
         self.ensure_pinned(stable, canary)?;
@@ -49,16 +53,18 @@ impl Draft<'_> {
         if superseded {
             self.remember(RolloutOutcome::Superseded, format!("revision {canary} came before it had ended"));
         }
-        self.status.rejected.clear();
+        self.status.rejected.retain(|rejected| rejected.revision == self.template);
         self.status.hold = None;
         self.status.transition = None;
-        self.status.canary = Some(CanaryState::new(canary, self.time(), self.replicas));
+        let mut state = CanaryState::new(canary, self.time(), self.replicas);
+        state.promote_full = self.status.undo.is_some(); // it has served before: without steps
+        self.status.canary = Some(state);
         self.status.current_step = Some(CurrentStep { index: 0, started_at: self.time() });
     }
 
     /// Steps that were edited in the middle: the rollout goes on from the first whose weight is not below the present one.
     fn follow_edits(&mut self) {
-        let (present, all, live) = (self.spec.steps_digest(), self.spec.steps.len(), self.live_weight());
+        let (present, all, live) = (self.spec.steps_digest(), self.spec.steps.len(), self.present_weight());
         let Some(state) = &mut self.status.canary else { return };
         let before = std::mem::replace(&mut state.steps, present.clone());
         if before.is_empty() || before == present || state.promote_full {
@@ -69,12 +75,18 @@ impl Draft<'_> {
         self.status.transition = None;
     }
 
+    /// The canary's weight now: in the routes, or where there are none, as far as pods were started for it.
+    fn present_weight(&self) -> Weight {
+        let wanted = self.status.weights.as_ref().and_then(|w| Weight::from_percent(w.canary));
+        if self.spec.has_traffic { self.live_weight() } else { wanted.unwrap_or_default() }
+    }
+
     pub fn is_rejected(&self, revision: &str) -> bool {
         self.status.rejected.iter().any(|r| r.revision == revision)
     }
 
     /// Index of the present step; the number of steps once all are done.
-    fn index(&self) -> usize {
+    pub fn index(&self) -> usize {
         let all = self.spec.steps.len();
         if self.promote_full() {
             return all;
@@ -158,7 +170,7 @@ impl Draft<'_> {
     }
 
     /// The weight of the step before the present one: what the canary may have without anything further.
-    fn weight_before(&self, index: usize) -> (Weight, usize) {
+    pub fn weight_before(&self, index: usize) -> (Weight, usize) {
         match index {
             0 => (Weight::ZERO, 0),
             _ if self.promote_full() => (Weight::ZERO, 0),
@@ -178,7 +190,7 @@ impl Draft<'_> {
             present => present,
         };
         let base = self.replicas.max(1);
-        let needed = weight.pods(base).max(1);
+        let needed = weight.pods(base).max(1).max(self.spec.scale_at(index, base));
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(canary);
         if selected && live > Weight::ZERO && self.obs.ready_pods(canary).next().is_none() {
             // A Service without endpoints answers with errors.
@@ -187,11 +199,14 @@ impl Draft<'_> {
         } else if live > weight {
             self.set_weight(weight); // less is always allowed
         }
-        self.ensure_canary_set(canary, needed.max(live.pods(base)), base)?;
+        self.ensure_canary_set(canary, needed.max(live.pods(base)), base.max(needed))?;
         self.ensure_ready(canary, needed, !selected, set_by)?;
         self.ensure_selected(canary, usize::try_from(needed).unwrap_or(1))?;
         if weight > live {
             self.ensure_not_held()?;
+            if weight > before.0 {
+                self.ensure_uncontested()?;
+            }
             if before.0 > Weight::ZERO && weight > before.0 {
                 self.ensure_evidence()?;
             }
@@ -225,7 +240,7 @@ impl Draft<'_> {
 
     /// The canary's ReplicaSet exists and has so many replicas, or more that it has already: pods that have had traffic stay while the
     /// rollout runs.
-    fn ensure_canary_set(&mut self, canary: &str, replicas: i32, most: i32) -> Flow {
+    pub fn ensure_canary_set(&mut self, canary: &str, replicas: i32, most: i32) -> Flow {
         let obs = self.obs;
         let Some(rs) = obs.replica_set(canary) else {
             if let Some(anchor) = &obs.anchor
@@ -240,7 +255,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn ensure_ready(&mut self, canary: &str, needed: i32, first: bool, set_by: usize) -> Flow {
+    pub fn ensure_ready(&mut self, canary: &str, needed: i32, first: bool, set_by: usize) -> Flow {
         let available = self.obs.replica_set(canary).map_or(0, |rs| rs.available);
         let ready = i32::try_from(self.obs.ready_pods(canary).count()).unwrap_or(i32::MAX).min(available);
         let stage = if first { Stage::CanaryReady } else { Stage::Capacity(set_by) };
@@ -278,9 +293,9 @@ impl Draft<'_> {
     }
 
     /// The step itself is done.
-    fn ensure_step(&mut self, index: usize) -> Flow {
+    pub fn ensure_step(&mut self, index: usize) -> Flow {
         match self.spec.steps.get(index).cloned() {
-            None | Some(StepKind::SetWeight(_)) => Ok(()),
+            None | Some(StepKind::SetWeight(_) | StepKind::SetScale(_)) => Ok(()),
             Some(StepKind::Pause(None)) => wait(Waiting::Person, "paused: waits until someone promotes it (`kubectl sluice promote`)"),
             Some(StepKind::Pause(Some(duration))) => {
                 let started = self.status.current_step.as_ref().map_or(self.now, |s| s.started_at.0);
@@ -317,7 +332,8 @@ impl Draft<'_> {
     }
 
     /// On to the next step; after the last, the promotion: one status write, after which the canary is stable.
-    fn advance(&mut self, stable: &str, canary: &str, index: usize) -> Flow {
+    pub fn advance(&mut self, stable: &str, canary: &str, index: usize) -> Flow {
+        self.ensure_uncontested()?;
         if index < self.spec.steps.len() {
             let next = i32::try_from(index + 1).unwrap_or(i32::MAX);
             self.status.current_step = Some(CurrentStep { index: next, started_at: self.time() });
@@ -326,8 +342,11 @@ impl Draft<'_> {
         }
         self.ensure_closed()?;
         self.mark_stable(canary)?;
-        self.remember(RolloutOutcome::Promoted, format!("took the place of revision {stable}"));
+        let why = self.status.undo.as_ref().map(|undo| format!(": {}", undo.reason)).unwrap_or_default();
+        self.reject_what_was_undone()?;
+        self.remember(RolloutOutcome::Promoted, format!("took the place of revision {stable}{why}"));
         self.status.stable_revision = Some(canary.to_owned());
+        self.status.restart_requested_at = None; // it was about the version before
         self.status.current_step = None;
         self.status.transition = None;
         self.status.hold = None;
@@ -352,7 +371,7 @@ impl Draft<'_> {
     /// it waited for before a downtime of ours may have come true meanwhile.
     pub fn keep_deadline(&mut self, pending: Pending) -> Flow<Outcome> {
         let running = self.status.canary.as_ref().map(|c| c.revision.clone()).filter(|c| !self.is_rejected(c));
-        let (Some(stable), Some(canary)) = (revision::stable(self.obs), running) else { return Err(pending) };
+        let (Some(stable), Some(canary)) = (self.stable(), running) else { return Err(pending) };
         if stable == canary {
             return Err(pending);
         }

@@ -47,18 +47,27 @@ pub struct RuleRecord {
     pub git: Vec<Value>,
     /// What the weights of all backends are multiplied by.
     pub factor: u64,
+    /// Rises when the rule is split anew from what Git has: entries of an older edition, of other Rollouts, say nothing any more.
+    #[serde(default)]
+    pub edition: u64,
     /// The weights of our own backends as we wrote them last, in the order in which they stand.
     pub wrote: Vec<u64>,
 }
 
-impl Record {
-    fn pair(&self) -> Pair<'_> {
-        Pair { service: &self.service, canary: &self.canary_service }
-    }
+/// What one Rollout's record says of one rule.
+#[derive(Clone, Copy, Debug)]
+struct Entry<'a> {
+    pair: Pair<'a>,
+    rule: &'a RuleRecord,
+}
+
+fn entries(record: &Record) -> impl Iterator<Item = Entry<'_>> {
+    let pair = Pair { service: &record.service, canary: &record.canary_service };
+    record.rules.iter().map(move |rule| Entry { pair, rule })
 }
 
 /// The two Services of a Rollout.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair<'a> {
     pub service: &'a str,
     pub canary: &'a str,
@@ -100,6 +109,12 @@ fn same(one: &Value, other: &Value) -> bool {
     rest(one) == rest(other) && one.iter().all(|(key, value)| key == "weight" || other.get(key) == Some(value))
 }
 
+/// Each backend of a live rule with the one of Git's, which come in the same order.
+fn align<'v>(live: &'v [Value], git: &'v [Value]) -> Vec<(&'v Value, Option<&'v Value>)> {
+    let mut rest = git.iter().peekable();
+    live.iter().map(|backend| (backend, rest.next_if(|git| same(backend, git)))).collect()
+}
+
 pub fn record_key(rollout: &str) -> String {
     format!("{}{rollout}", keys::ROUTE_RECORD_PREFIX)
 }
@@ -111,6 +126,7 @@ struct Rule<'a> {
     live: &'a [Value],
     git: Vec<Value>,
     factor: u64,
+    edition: u64,
     /// Live is what Git has (we have not written it yet, or somebody has put it back).
     as_in_git: bool,
 }
@@ -155,59 +171,58 @@ impl<'a> Route<'a> {
         self.chosen(record.as_ref()).map(|(at, rule)| self.rule(at, rule, record.as_ref(), &others, denominator)).collect()
     }
 
+    /// What a rule is in Git, and what it is multiplied by. All Rollouts that split it agree on that: it is what the newest edition says,
+    /// if live is what was written after it. Else its author wrote it, or a tool has put it back.
     fn rule(&self, at: usize, rule: &'a RuleView, record: Option<&Record>, others: &[Record], denominator: u64) -> Rule<'a> {
         let live = rule.refs.as_slice();
-        // The record of this rule; by its place, or where rules were moved, by what it says.
-        let mut mine: Vec<&RuleRecord> = record.map(|r| r.rules.iter().collect()).unwrap_or_default();
-        mine.sort_by_key(|entry| entry.at != at);
-        let mut theirs: Vec<(&Record, &RuleRecord)> = others.iter().flat_map(|r| r.rules.iter().map(move |entry| (r, entry))).collect();
-        theirs.sort_by_key(|(_, entry)| entry.at != at);
-        let known = |entry: &RuleRecord, as_in_git| Rule { at, live, git: entry.git.clone(), factor: entry.factor, as_in_git };
-
-        let us = Pair { service: self.pair.service, canary: self.pair.canary };
-        if let Some(entry) = mine.iter().find(|entry| self.is_written(live, entry, us, others)) {
-            return known(entry, false);
+        let all: Vec<Entry> = record.into_iter().chain(others).flat_map(entries).collect();
+        let edition = all.iter().filter(|entry| entry.rule.at == at).map(|entry| entry.rule.edition).max().unwrap_or(0);
+        // By its place; or where rules were moved, by what it says.
+        let (here, elsewhere): (Vec<&Entry>, Vec<&Entry>) = all.iter().partition(|entry| entry.rule.at == at);
+        let mut newest = here.iter().filter(|entry| entry.rule.edition == edition).chain(&elsewhere);
+        if let Some(Entry { rule: entry, .. }) = newest.find(|entry| self.is_written(live, entry.rule, &all)) {
+            return Rule { at, live, git: entry.git.clone(), factor: entry.factor, edition: entry.edition, as_in_git: false };
         }
-        // Another Rollout has multiplied it, and our part stands as in Git.
-        if let Some((_, entry)) = theirs.iter().find(|(r, entry)| self.is_written(live, entry, r.pair(), others)) {
-            return known(entry, false);
-        }
-        // Put back as it was.
-        if let Some(entry) = mine.iter().copied().chain(theirs.iter().map(|(_, entry)| *entry)).find(|entry| entry.git == live) {
-            return known(entry, true);
-        }
-        // Neither: its author wrote it anew. A canary's backend in it is what its Rollout added, unless Git had it.
-        let here = mine.iter().map(|entry| (us, *entry)).chain(theirs.iter().map(|(r, entry)| (r.pair(), *entry)));
-        let here: Vec<(Pair, &RuleRecord)> = here.filter(|(_, entry)| entry.at == at).collect();
-        let added = |backend: &Value| {
-            let by = |(pair, entry): &(Pair, &RuleRecord)| {
-                names(backend, self.namespace, pair.canary) && !entry.git.iter().any(|git| same(git, backend))
-            };
-            here.iter().any(by)
-        };
-        let git: Vec<Value> = live.iter().filter(|backend| !added(backend)).cloned().collect();
+        // Where somebody edited the live rule, the canary's backend in it is what its Rollout added, if both stand as that wrote them.
+        let left =
+            |entry: &&&Entry| live.iter().filter(|b| entry.pair.has(b, self.namespace)).map(weight).eq(entry.rule.wrote.iter().copied());
+        let left = here.iter().filter(left).map(|entry| entry.pair);
+        let known = here.iter().find(|entry| entry.rule.edition == edition).map_or(live, |entry| &entry.rule.git);
+        let git = left.fold(live.to_vec(), |backends, pair| self.without_added(backends, pair, known));
         let factor = factor_for(&git, denominator);
-        Rule { at, live, git, factor, as_in_git: true }
+        Rule { at, live, git, factor, edition: edition + 1, as_in_git: true }
     }
 
-    /// Live is what an entry's Rollout has written: Git's backends in Git's order with their weights multiplied, its own two as it wrote
-    /// them, other Rollouts' with any weight, and canaries anywhere between them.
-    fn is_written(&self, live: &[Value], entry: &RuleRecord, of: Pair, others: &[Record]) -> bool {
-        let is_canary = |backend: &Value| {
-            let mut pairs = others.iter().map(Record::pair).chain([self.pair]);
-            pairs.any(|pair| names(backend, self.namespace, pair.canary))
-        };
-        let free = |backend: &Value| of.has(backend, self.namespace) || others.iter().any(|r| r.pair().has(backend, self.namespace));
-        let is_kept = |live: &Value, git: &Value| same(live, git) && (free(git) || weight(live) == weight(git) * entry.factor);
-        let mut git = entry.git.iter().peekable();
-        for backend in live {
-            let kept = git.next_if(|git| is_kept(backend, git)).is_some();
-            if !kept && !is_canary(backend) {
-                return false;
-            }
+    /// Backends without the canaries that a Rollout added to those of Git; what those have belongs to its Service.
+    fn without_added(&self, backends: Vec<Value>, pair: Pair, git: &[Value]) -> Vec<Value> {
+        let is_added = |backend: &Value| names(backend, self.namespace, pair.canary) && !git.iter().any(|git| same(git, backend));
+        let (added, mut kept): (Vec<Value>, Vec<Value>) = backends.into_iter().partition(is_added);
+        let services = kept.iter_mut().filter(|backend| names(backend, self.namespace, pair.service));
+        for (service, canary) in services.zip(&added) {
+            service["weight"] = json!(weight(service) + weight(canary));
         }
-        let wrote = live.iter().filter(|b| of.has(b, self.namespace)).map(weight);
-        git.next().is_none() && wrote.eq(entry.wrote.iter().copied())
+        kept
+    }
+
+    /// Live is what Rollouts have made of an entry: Git's backends in Git's order with their weights multiplied, and canaries anywhere
+    /// between them. Each Rollout's own two stand as it wrote them, or (when another one split the rule, or it has left) as in Git.
+    fn is_written(&self, live: &[Value], entry: &RuleRecord, all: &[Entry]) -> bool {
+        let pairs: Vec<Pair> = all.iter().map(|entry| entry.pair).chain([self.pair]).collect();
+        let aligned = align(live, &entry.git);
+        let is_multiplied = |(backend, git): &(&Value, Option<&Value>)| weight(backend) == git.map_or(0, |git| weight(git) * entry.factor);
+        let belongs = |backend: &Value, pair: &Pair| pair.has(backend, self.namespace);
+        let is_known = |(backend, git): &(&Value, Option<&Value>)| {
+            git.is_some() || pairs.iter().any(|pair| names(backend, self.namespace, pair.canary))
+        };
+        let stands = |pair: &Pair| {
+            let own = || aligned.iter().filter(|(backend, _)| belongs(backend, pair));
+            let of_pair = all.iter().filter(|e| e.pair == *pair && e.rule.edition == entry.edition && e.rule.git == entry.git);
+            let wrote = |of: &Entry| own().map(|(backend, _)| weight(backend)).eq(of.rule.wrote.iter().copied());
+            own().all(is_multiplied) || of_pair.clone().any(wrote)
+        };
+        let foreign = || aligned.iter().filter(|(backend, _)| !pairs.iter().any(|pair| belongs(backend, pair)));
+        let complete = aligned.iter().filter(|(_, git)| git.is_some()).count() == entry.git.len();
+        complete && aligned.iter().all(is_known) && foreign().all(is_multiplied) && pairs.iter().all(stands)
     }
 
     /// Whether the spec can be carried out on this route.
@@ -279,6 +294,16 @@ impl<'a> Route<'a> {
         })
     }
 
+    /// Whether no rule gives the canary anything: as we wrote it, or because the rule is as in Git, without the canary.
+    pub fn is_off(&self, denominator: u64) -> bool {
+        self.has(Weight::ZERO, denominator) || self.canary_weight() == Weight::ZERO && self.rules(denominator).iter().all(|r| r.as_in_git)
+    }
+
+    /// Somebody has put a rule back (or written it anew) that we had split.
+    pub fn was_put_back(&self, denominator: u64) -> bool {
+        self.record().is_some_and(|record| !record.rules.is_empty()) && self.rules(denominator).iter().any(|rule| rule.as_in_git)
+    }
+
     /// Whether the canary backend is in every rule.
     pub fn has_entered(&self, denominator: u64) -> bool {
         self.rules(denominator).iter().all(|rule| !rule.as_in_git && self.split(rule, Weight::ZERO).iter().all(|b| b.live.is_some()))
@@ -342,6 +367,7 @@ impl<'a> Route<'a> {
                 at: rule.at,
                 git: rule.git,
                 factor: rule.factor,
+                edition: rule.edition,
                 wrote: placed.into_iter().map(|(_, w)| w).collect(),
             });
         }
@@ -358,12 +384,9 @@ impl<'a> Route<'a> {
 
     /// Everybody else's weights in a rule that stands as in Git: other Rollouts' parts, too, go on from there. What Git has not is a canary
     /// of another Rollout, left over: it gets its traffic back from its own Rollout.
-    fn multiply_others(&self, mut patch: Guarded<'a>, rule: &Rule<'a>, path: &str) -> Guarded<'a> {
-        for (at, backend) in rule.live.iter().enumerate().filter(|(_, b)| !self.is_ours(b)) {
-            let factor = if rule.git.iter().any(|git| same(git, backend)) { rule.factor } else { 0 };
-            patch = patch.add(format!("{path}/{at}/weight"), weight(backend) * factor);
-        }
-        patch
+    fn multiply_others(&self, patch: Guarded<'a>, rule: &Rule<'a>, path: &str) -> Guarded<'a> {
+        let others = align(rule.live, &rule.git).into_iter().enumerate().filter(|(_, (backend, _))| !self.is_ours(backend));
+        others.fold(patch, |patch, (at, (_, git))| patch.add(format!("{path}/{at}/weight"), git.map_or(0, |git| weight(git) * rule.factor)))
     }
 
     /// The patch that puts the route back as its author wrote it, and takes our marks away. Both Services select the same pods by
@@ -375,7 +398,7 @@ impl<'a> Route<'a> {
         for rule in self.rules(denominator).into_iter().filter(|rule| !rule.as_in_git) {
             let path = format!("/spec/rules/{}/backendRefs", rule.at);
             patch = patch.test(path.clone(), rule.live.to_vec());
-            let shared = others.iter().any(|r| r.rules.iter().any(|entry| entry.at == rule.at));
+            let shared = others.iter().flat_map(entries).any(|entry| entry.rule.at == rule.at && entry.rule.edition == rule.edition);
             let back = if shared { self.without_us(&rule) } else { rule.git };
             patch = patch.replace(path, back);
         }

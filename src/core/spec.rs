@@ -54,8 +54,17 @@ impl std::fmt::Display for Weight {
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepKind {
     SetWeight(Weight),
+    SetScale(Scale),
     Pause(Option<SignedDuration>),
     Analysis(StepAnalysis),
+}
+
+/// How many pods the canary has, if that is more than its weight needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    Replicas(i32),
+    Percent(i32),
+    AsWeight,
 }
 
 /// What a Rollout asks for.
@@ -65,11 +74,17 @@ pub struct Spec {
     pub analysis: Option<StepAnalysis>,
     /// The step at which the background analysis starts.
     pub analysis_from: usize,
+    /// False: the canary's share is that of its pods.
+    pub has_traffic: bool,
     pub traffic: Traffic,
     pub min_ready_seconds: i32,
     pub progress_deadline: SignedDuration,
     pub history_limit: usize,
     pub paused: bool,
+    /// How long the old version keeps its pods after a promotion.
+    pub scale_down_delay: SignedDuration,
+    /// Pods from before this are restarted.
+    pub restart_at: Option<jiff::Timestamp>,
 }
 
 /// A field that is wrong, and how to mend it.
@@ -94,9 +109,6 @@ pub fn parse(spec: &RolloutSpec) -> Result<Spec, Invalid> {
     let Some(canary) = &spec.strategy.canary else {
         return Err(invalid("spec.strategy", "set spec.strategy.canary"));
     };
-    let Some(traffic) = &spec.traffic else {
-        return Err(invalid("spec.traffic", "name the Service and its routes: a canary by replica count alone is not supported yet"));
-    };
     let steps = canary.steps.iter().enumerate().map(|(i, step)| parse_step(i, step)).collect::<Result<Vec<_>, _>>()?;
     let first_weight = steps.iter().position(|s| matches!(s, StepKind::SetWeight(w) if *w > Weight::ZERO)).unwrap_or(steps.len());
     let analysis_from = match canary.analysis.as_ref().and_then(|a| a.starting_step) {
@@ -113,39 +125,56 @@ pub fn parse(spec: &RolloutSpec) -> Result<Spec, Invalid> {
         steps,
         analysis: canary.analysis.as_ref().map(|a| a.analysis.clone()),
         analysis_from,
-        traffic: traffic.clone(),
+        has_traffic: spec.traffic.is_some(),
+        traffic: spec.traffic.clone().unwrap_or_else(nowhere),
         min_ready_seconds: spec.min_ready_seconds,
         progress_deadline: SignedDuration::from_secs(i64::from(spec.progress_deadline_seconds)),
         history_limit: usize::try_from(spec.revision_history_limit).unwrap_or(0),
         paused: spec.paused,
+        scale_down_delay: SignedDuration::from_secs(i64::from(canary.scale_down_delay_seconds)),
+        restart_at: spec.restart_at.as_ref().map(|at| at.0),
     })
+}
+
+fn nowhere() -> Traffic {
+    Traffic { service: String::new(), canary_service: None, routes: vec![], drain_seconds: 30, step_grace_seconds: 2 }
 }
 
 fn parse_step(index: usize, step: &crate::api::rollout::Step) -> Result<StepKind, Invalid> {
     let field = format!("spec.strategy.canary.steps[{index}]");
-    match (step.set_weight, &step.pause, &step.analysis) {
-        (Some(weight), None, None) => Weight::from_percent(weight).map(StepKind::SetWeight).ok_or_else(|| {
+    match (step.set_weight, &step.set_canary_scale, &step.pause, &step.analysis) {
+        (Some(weight), None, None, None) => Weight::from_percent(weight).map(StepKind::SetWeight).ok_or_else(|| {
             invalid(format!("{field}.setWeight"), format!("{weight} is not a percentage from 0 to 100 with at most 3 decimals"))
         }),
-        (None, Some(pause), None) => Ok(StepKind::Pause(pause.duration.as_ref().map(crate::api::Span::get))),
-        (None, None, Some(analysis)) => Ok(StepKind::Analysis(analysis.clone())),
-        _ => Err(invalid(field, "a step has exactly one of setWeight, pause and analysis: give each a list item of its own")),
+        (None, Some(scale), None, None) => match (scale.replicas, scale.percent, scale.match_traffic_weight) {
+            (Some(replicas), None, None) => Ok(StepKind::SetScale(Scale::Replicas(replicas))),
+            (None, Some(percent), None) => Ok(StepKind::SetScale(Scale::Percent(percent))),
+            (None, None, Some(true)) => Ok(StepKind::SetScale(Scale::AsWeight)),
+            _ => Err(invalid(format!("{field}.setCanaryScale"), "set exactly one of replicas, percent and matchTrafficWeight (true)")),
+        },
+        (None, None, Some(pause), None) => Ok(StepKind::Pause(pause.duration.as_ref().map(crate::api::Span::get))),
+        (None, None, None, Some(analysis)) => Ok(StepKind::Analysis(analysis.clone())),
+        _ => {
+            Err(invalid(field, "a step has exactly one of setWeight, setCanaryScale, pause and analysis: give each a list item of its own"))
+        }
     }
 }
 
 impl Spec {
     /// What is left of a spec that cannot be carried out: enough to put things back.
     pub fn remains(spec: &RolloutSpec) -> Self {
-        let nowhere = Traffic { service: String::new(), canary_service: None, routes: vec![], drain_seconds: 30, step_grace_seconds: 2 };
         Self {
             steps: vec![],
             analysis: None,
             analysis_from: 0,
-            traffic: spec.traffic.clone().unwrap_or(nowhere),
+            has_traffic: spec.traffic.is_some(),
+            traffic: spec.traffic.clone().unwrap_or_else(nowhere),
             min_ready_seconds: 0,
             progress_deadline: SignedDuration::from_secs(600),
             history_limit: 10,
             paused: false,
+            scale_down_delay: SignedDuration::ZERO,
+            restart_at: None,
         }
     }
 
@@ -159,6 +188,19 @@ impl Spec {
             _ => None,
         });
         set.unwrap_or((Weight::ZERO, 0))
+    }
+
+    /// Pods that the last setCanaryScale up to a step asks for, of so many that serve.
+    pub fn scale_at(&self, index: usize, replicas: i32) -> i32 {
+        let set = self.steps.iter().take(index + 1).rev().find_map(|step| match step {
+            StepKind::SetScale(scale) => Some(*scale),
+            _ => None,
+        });
+        match set {
+            Some(Scale::Replicas(pods)) => pods,
+            Some(Scale::Percent(percent)) => Weight(u32::try_from(percent).unwrap_or(0) * 1000).pods(replicas),
+            Some(Scale::AsWeight) | None => 0,
+        }
     }
 
     /// Tells one list of steps from another.
@@ -184,7 +226,7 @@ pub fn check(obs: &Observed, spec: &Spec) -> Result<(), Invalid> {
             ),
         ));
     }
-    if spec.traffic.canary_service() == spec.traffic.service {
+    if spec.has_traffic && spec.traffic.canary_service() == spec.traffic.service {
         return Err(invalid(
             "spec.traffic.canaryService",
             "must be another Service than spec.traffic.service: leave it out for the default",

@@ -17,6 +17,9 @@ use crate::api::keys;
 #[serde(rename_all = "camelCase")]
 struct ServiceRecord {
     rollout: String,
+    /// The revision that we have pinned it to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pinned: Option<String>,
     /// We set Flux's mark (it was not there before).
     flux: bool,
 }
@@ -36,15 +39,17 @@ impl Draft<'_> {
     }
 
     /// A Service selects just the pods of one revision.
-    fn pin(&mut self, service: &ServiceView, hash: &str) {
+    pub fn pin(&mut self, service: &ServiceView, hash: &str) {
         if service.pinned() == Some(hash) {
             return;
         }
         let selector = serde_json::to_value(&service.selector).unwrap_or_default();
         let mut guarded = Guarded::new(Kind::Service, &service.meta).test("/spec/selector", selector).add(selector_path(), hash);
-        if !service.ours && record(&service.meta).is_none() {
-            let flux = service.meta.annotations.get(keys::FLUX_RECONCILE).map(String::as_str) != Some(keys::FLUX_DISABLED);
-            let text = json!(ServiceRecord { rollout: self.obs.rollout.meta.name.clone(), flux }).to_string();
+        if !service.ours {
+            let disabled = service.meta.annotations.get(keys::FLUX_RECONCILE).map(String::as_str) == Some(keys::FLUX_DISABLED);
+            let flux = record(&service.meta).map_or(!disabled, |before| before.flux);
+            let rollout = self.obs.rollout.meta.name.clone();
+            let text = json!(ServiceRecord { rollout, pinned: Some(hash.to_owned()), flux }).to_string();
             guarded = guarded.annotate(keys::SERVICE_RECORD, text).annotate(keys::FLUX_RECONCILE, keys::FLUX_DISABLED);
         }
         self.act(guarded.fenced(format!("make Service {} select revision {hash}", service.meta.name), self.obs.epoch));
@@ -61,6 +66,31 @@ impl Draft<'_> {
             guarded = guarded.unannotate(keys::FLUX_RECONCILE);
         }
         self.act(guarded.unfenced(format!("put Service {} back as it was", service.meta.name)));
+    }
+
+    /// Whoever puts a Service back in the middle is repaired at once, with what we had set: other pods behind it get traffic meanwhile, so
+    /// what drains begins to drain anew. That is written down first: a crash between the two must not forget it.
+    pub fn ensure_pins_stand(&mut self) -> Flow {
+        let obs = self.obs;
+        let lost = |service: &&ServiceView| service.pinned().is_none() && record(&service.meta).is_some_and(|r| r.pinned.is_some());
+        let services: Vec<&ServiceView> = [&obs.service, &obs.canary_service].into_iter().flatten().filter(lost).collect();
+        if services.is_empty() {
+            return Ok(());
+        }
+        for service in &services {
+            self.note_revert("Service", &service.meta, service.meta.resource_version.clone());
+        }
+        let message = format!("repairs Service {}, which somebody has put back", services[0].meta.name);
+        if self.rewind_home() {
+            self.wake(self.now);
+            return wait(Waiting::Settling, message);
+        }
+        for service in services {
+            if let Some(pinned) = record(&service.meta).and_then(|r| r.pinned) {
+                self.pin(service, &pinned);
+            }
+        }
+        wait(Waiting::Settling, message)
     }
 
     /// `service` selects stable's pods only. It is the first thing that a rollout does: pods of the canary have the labels that the
@@ -160,6 +190,9 @@ impl Draft<'_> {
             }
             Some(hash) if hash != stable => {
                 // All traffic is on the canary Service, whose pods are the new stable ones.
+                if !self.routes().iter().all(|r| r.has(Weight::FULL, self.spec.denominator())) {
+                    self.ensure_reentered(stable)?;
+                }
                 self.set_weight(Weight::FULL);
                 let observed = self.weight_observed(Weight::FULL);
                 self.settle(stable, Stage::ServiceDrained, observed, self.spec.traffic.drain_seconds)?;
@@ -176,6 +209,18 @@ impl Draft<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Somebody has put a route back before the promotion was carried through: the new version enters at weight 0 again.
+    fn ensure_reentered(&mut self, stable: &str) -> Flow {
+        let denominator = self.spec.denominator();
+        if !self.routes().iter().all(|r| r.has_entered(denominator)) {
+            self.set_weight(Weight::ZERO);
+            self.rewind(stable, Stage::Reentered);
+            return self.settle(stable, Stage::Reentered, Err("puts the new version's backend into the routes again".into()), 0);
+        }
+        let observed = self.routes().iter().try_for_each(|r| r.accepted()).map_err(|why| format!("waits for the gateway: {why}"));
+        self.settle(stable, Stage::Reentered, observed, self.spec.traffic.step_grace_seconds)
     }
 
     /// The canary Service selects stable's pods (or is not there).

@@ -42,9 +42,12 @@ impl Draft<'_> {
             };
             let rollout = &self.obs.rollout;
             let mut spec = json!({
-                "rollout": rollout.meta.name, "canaryHash": canary.revision, "service": self.spec.traffic.service,
-                "canaryService": self.canary_service, "args": args, "metrics": metrics,
+                "rollout": rollout.meta.name, "canaryHash": canary.revision, "args": args, "metrics": metrics,
             });
+            if self.spec.has_traffic {
+                spec["service"] = json!(self.spec.traffic.service);
+                spec["canaryService"] = json!(self.canary_service);
+            }
             if let Some(stable) = &self.status.stable_revision {
                 spec["stableHash"] = json!(stable);
             }

@@ -65,6 +65,15 @@ impl Draft<'_> {
         if workload.observed_generation < workload.meta.generation {
             return wait(Waiting::Progress, format!("waits for the Deployment controller to look at Deployment {name}"));
         }
+        if let Some(autoscaler) = self.obs.autoscalers.first() {
+            return wait(
+                Waiting::Progress,
+                format!(
+                    "waits until {autoscaler} no longer scales Deployment {name}: let it scale this Rollout (apiVersion sluice.dev/v1alpha1, kind Rollout, name {}) instead, before the Deployment is taken over",
+                    self.obs.rollout.meta.name
+                ),
+            );
+        }
         if active > 1 {
             return wait(Waiting::Progress, format!("waits until Deployment {name} has ended its own rollout"));
         }
@@ -150,7 +159,10 @@ impl Draft<'_> {
         let (Some(workload), Some(stable)) = (obs.workload.as_ref().filter(|w| !w.meta.deleting), stable) else { return Ok(()) };
         let record = match record(workload) {
             Some(record) => record,
-            None if obs.revisions().next().is_none() => return Ok(()),
+            None if obs.revisions().next().is_none() => {
+                self.clean_copies();
+                return Ok(());
+            }
             // Somebody has removed the record, but its pods are still ours.
             None => Record { rollout: obs.rollout.meta.name.clone(), replicas: self.replicas, paused: false, taken: true },
         };
@@ -190,6 +202,16 @@ impl Draft<'_> {
             return wait(Waiting::Progress, message);
         }
         self.end_give_back(workload, &record, stable)
+    }
+
+    /// A Deployment's controller copies its annotations to its ReplicaSets: ours go from there, too.
+    fn clean_copies(&mut self) {
+        let obs = self.obs;
+        let copied = |rs: &&ReplicaSetView| [keys::WORKLOAD_RECORD, keys::EPOCH].iter().any(|key| rs.meta.annotations.contains_key(*key));
+        for rs in revision::of_workload(obs).filter(copied) {
+            let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).unannotate(keys::WORKLOAD_RECORD);
+            self.act(patch.unfenced(format!("take our marks off ReplicaSet {}", rs.meta.name)));
+        }
     }
 
     /// Unpaused only with the template that is judged: another one would go live without anybody asking.
@@ -243,7 +265,7 @@ fn release(draft: &Draft, rs: &ReplicaSetView) -> Action {
     if rs.meta.labels.contains_key(keys::ROLLOUT) {
         patch = patch.remove(label(keys::ROLLOUT));
     }
-    for key in [keys::MOVED_LABELS, keys::TEMPLATE, keys::STABLE, keys::REJECTED] {
+    for key in [keys::MOVED_LABELS, keys::TEMPLATE, keys::STABLE, keys::REJECTED, keys::SCALE_DOWN_AT] {
         patch = patch.unannotate(key);
     }
     patch.unfenced(format!("give ReplicaSet {} back", rs.meta.name))

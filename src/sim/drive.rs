@@ -35,6 +35,8 @@ use crate::{
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// Wait before a write that met a change is planned again.
 const AFTER_STALE: Duration = Duration::from_millis(150);
+/// An eviction that was put off is asked for again after this time.
+const NOT_YET_AGAIN: Duration = Duration::from_secs(5);
 /// Writes of the controller at one moment in virtual time; beyond them it fights with itself.
 const MAX_WRITES_AT_ONCE: usize = 200;
 
@@ -183,7 +185,7 @@ impl Drive {
             Ok(Some(wake)) => self.again(key.clone(), wake.max(self.now)),
             Ok(None) => {}
             Err(Stop::Crashed) => self.crash(),
-            Err(Stop::Stale) => self.again(key.clone(), self.now + AFTER_STALE),
+            Err(Stop::Stale | Stop::NotYet) => self.again(key.clone(), self.now + AFTER_STALE),
         }
     }
 
@@ -191,16 +193,23 @@ impl Drive {
         let Some(mut obs) = self.memory.index.observe(namespace, name, self.epoch) else { return Ok(None) };
         self.ask(&mut obs);
         let plan = core::plan(&obs, &self.settings, self.now);
+        let mut not_yet = None;
         for action in &plan.actions {
             self.log.push(format!("{} {name}: {}", self.now, action.what));
-            self.write(namespace, &request(namespace, &action.write), action.write.kind())?;
+            match self.write(namespace, &request(namespace, &action.write), action.write.kind()) {
+                Err(Stop::NotYet) => {
+                    not_yet = Some(self.now + NOT_YET_AGAIN);
+                    break;
+                }
+                done => done?,
+            }
         }
         if plan.status != obs.rollout.status {
             self.log.push(format!("{} {name}: status: {}", self.now, plan.status.message));
             let status = serde_json::to_value(&plan.status).unwrap_or_default();
             self.write_status(namespace, Kind::Rollout, &obs.rollout.meta, &status)?;
         }
-        Ok(plan.wake_at)
+        Ok([plan.wake_at, not_yet].into_iter().flatten().min())
     }
 
     fn ask(&mut self, obs: &mut Observed) {
@@ -246,25 +255,25 @@ impl Drive {
             json!({"op": "add", "path": "/status", "value": status}),
         ];
         let write = Write::Patch { kind, name: meta.name.clone(), subresource: Some("status"), ops };
-        self.write(namespace, &request(namespace, &write), kind)
+        self.write(namespace, &request(namespace, &write), kind.watched())
     }
 
-    fn write(&mut self, namespace: &str, request: &Request, kind: Kind) -> Result<(), Stop> {
+    fn write(&mut self, namespace: &str, request: &Request, kind: Watched) -> Result<(), Stop> {
         self.at_once = if self.at_once.0 == self.now { (self.now, self.at_once.1 + 1) } else { (self.now, 1) };
         assert!(self.at_once.1 < MAX_WRITES_AT_ONCE, "the controller fights with itself in {namespace}: {:#?}", self.tail());
         let response = self.api.handle(request, self.now);
         if response.status >= 400 {
             self.log.push(format!("  refused: {}", response.body["message"].as_str().unwrap_or_default()));
-            return Err(Stop::Stale);
+            return Err(if response.status == 429 { Stop::NotYet } else { Stop::Stale });
         }
         self.writes += 1;
         if self.crash_after == Some(self.writes) {
             self.show();
             return Err(Stop::Crashed);
         }
-        let is_object = request.method != "DELETE" && !request.path.ends_with("/scale");
+        let is_object = request.method != "DELETE" && !request.path.ends_with("/scale") && !request.path.ends_with("/eviction");
         if is_object {
-            for key in self.memory.index.take(kind.watched(), &dynamic(&response.body), Change::Applied) {
+            for key in self.memory.index.take(kind, &dynamic(&response.body), Change::Applied) {
                 self.again(key, self.now + DEBOUNCE);
             }
         }
@@ -281,13 +290,15 @@ impl Drive {
 /// Why a look ended early.
 enum Stop {
     Stale,
+    NotYet,
     Crashed,
 }
 
 impl Write {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> Watched {
         match self {
-            Self::Create { kind, .. } | Self::Patch { kind, .. } | Self::Delete { kind, .. } | Self::Scale { kind, .. } => *kind,
+            Self::Create { kind, .. } | Self::Patch { kind, .. } | Self::Delete { kind, .. } | Self::Scale { kind, .. } => kind.watched(),
+            Self::Evict { .. } => Watched::Pod,
         }
     }
 }
@@ -313,7 +324,7 @@ pub fn path(kind: Watched, namespace: &str, name: &str) -> String {
 }
 
 fn request(namespace: &str, write: &Write) -> Request {
-    let kind = write.kind().watched();
+    let kind = write.kind();
     let ours = |method: &str, path: String, content_type: &str, body: Value| Request {
         method: method.to_owned(),
         path,
@@ -327,6 +338,10 @@ fn request(namespace: &str, write: &Write) -> Request {
         Write::Patch { name, subresource, ops, .. } => {
             let sub = subresource.map(|sub| format!("/{sub}")).unwrap_or_default();
             ours("PATCH", path(kind, namespace, name) + &sub, "application/json-patch+json", Value::from(ops.clone()))
+        }
+        Write::Evict { name, uid } => {
+            let body = json!({"metadata": {"name": name}, "deleteOptions": {"preconditions": {"uid": uid}}});
+            ours("POST", path(kind, namespace, name) + "/eviction", "application/json", body)
         }
         Write::Scale { name, replicas, .. } => {
             let body = json!({"spec": {"replicas": replicas}});

@@ -7,7 +7,7 @@ use kube::api::DynamicObject;
 
 use super::{
     Watched,
-    project::{self, PodEntry, ReplicaSetEntry, RolloutEntry, ServiceEntry, SliceEntry},
+    project::{self, AutoscalerEntry, PodEntry, ReplicaSetEntry, RolloutEntry, ServiceEntry, SliceEntry},
 };
 use crate::{
     api::{AnalysisTemplateSpec, keys},
@@ -67,6 +67,7 @@ pub struct Index {
     templates: Table<AnalysisTemplateSpec>,
     actions: Table<(Timestamp, ActionView)>,
     anchors: Table<Meta>,
+    autoscalers: Table<AutoscalerEntry>,
     /// The newest version that was seen of each object, deletions included while a watch may still bring an older one.
     versions: HashMap<(Watched, String, String), u64>,
 }
@@ -134,6 +135,7 @@ impl Index {
                 self.actions.put(namespace, name, object.and_then(|o| readable(project::action(o), kind, namespace, name)))
             }
             Watched::ControllerRevision => self.anchors.put(namespace, name, object.map(project::anchor)),
+            Watched::Autoscaler => self.autoscalers.put(namespace, name, object.and_then(project::autoscaler)),
         }
     }
 
@@ -154,6 +156,11 @@ impl Index {
             Watched::Pod => {
                 let owner = self.pods.get(namespace, name).map(|pod| pod.replica_set.0.clone());
                 owner.into_iter().flat_map(|set| self.of_replica_set(namespace, &set)).for_each(|r| add(&r));
+            }
+            Watched::Autoscaler => {
+                if let Some(autoscaler) = self.autoscalers.get(namespace, name) {
+                    self.rollouts_by(namespace, |r| of_workload(r, &autoscaler.deployment)).for_each(|r| add(r));
+                }
             }
             Watched::Service => self.rollouts_by(namespace, |r| of_service(r, name)).for_each(|r| add(r)),
             Watched::EndpointSlice => {
@@ -243,6 +250,8 @@ impl Index {
         let spec = rollout.spec.as_ref().ok()?;
         let anchor = self.anchors.get(namespace, name).filter(|a| a.labels.get(keys::ROLLOUT).map(String::as_str) == Some(name)).cloned();
         let workload = spec.workload_ref.as_ref().and_then(|w| self.workloads.get(namespace, &w.name)).cloned();
+        let scales = |a: &&AutoscalerEntry| workload.as_ref().is_some_and(|w: &WorkloadView| w.meta.name == a.deployment);
+        let autoscalers = self.autoscalers.all(namespace).map(|(_, a)| a).filter(scales).map(|a| a.words.clone()).collect();
         let replica_sets = self.replica_sets_of(namespace, anchor.as_ref(), workload.as_ref());
         let pods = self.pods.all(namespace).map(|(_, pod)| pod);
         let pods = pods.filter(|pod| replica_sets.iter().any(|rs| rs.meta.uid == pod.replica_set.1)).map(|pod| pod.view.clone()).collect();
@@ -276,6 +285,7 @@ impl Index {
             rival: self.rival(namespace, name, rollout),
             anchor,
             workload,
+            autoscalers,
             replica_sets,
             pods,
         })

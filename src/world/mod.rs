@@ -9,12 +9,21 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
+use gateway_api::httproutes::HttpRoute;
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, Deployment, ReplicaSet},
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{Pod, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, GroupVersionKind},
+    api::{ApiResource, DynamicObject},
     runtime::{WatchStreamExt, watcher},
 };
 use tokio::sync::{broadcast, watch};
+
+use crate::api::{AnalysisRun, AnalysisTemplate, Rollout, RolloutAction};
 
 pub use index::{Change, Index, Key};
 
@@ -32,10 +41,11 @@ pub enum Watched {
     AnalysisTemplate,
     RolloutAction,
     ControllerRevision,
+    Autoscaler,
 }
 
 impl Watched {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Rollout,
         Self::Deployment,
         Self::ReplicaSet,
@@ -47,23 +57,24 @@ impl Watched {
         Self::AnalysisTemplate,
         Self::RolloutAction,
         Self::ControllerRevision,
+        Self::Autoscaler,
     ];
 
     pub fn resource(self) -> ApiResource {
-        let (group, version, kind, plural) = match self {
-            Self::Rollout => ("sluice.dev", "v1alpha1", "Rollout", "rollouts"),
-            Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
-            Self::ReplicaSet => ("apps", "v1", "ReplicaSet", "replicasets"),
-            Self::Pod => ("", "v1", "Pod", "pods"),
-            Self::Service => ("", "v1", "Service", "services"),
-            Self::EndpointSlice => ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
-            Self::HttpRoute => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
-            Self::AnalysisRun => ("sluice.dev", "v1alpha1", "AnalysisRun", "analysisruns"),
-            Self::AnalysisTemplate => ("sluice.dev", "v1alpha1", "AnalysisTemplate", "analysistemplates"),
-            Self::RolloutAction => ("sluice.dev", "v1alpha1", "RolloutAction", "rolloutactions"),
-            Self::ControllerRevision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
-        };
-        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+        match self {
+            Self::Rollout => ApiResource::erase::<Rollout>(&()),
+            Self::Deployment => ApiResource::erase::<Deployment>(&()),
+            Self::ReplicaSet => ApiResource::erase::<ReplicaSet>(&()),
+            Self::Pod => ApiResource::erase::<Pod>(&()),
+            Self::Service => ApiResource::erase::<Service>(&()),
+            Self::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
+            Self::HttpRoute => ApiResource::erase::<HttpRoute>(&()),
+            Self::AnalysisRun => ApiResource::erase::<AnalysisRun>(&()),
+            Self::AnalysisTemplate => ApiResource::erase::<AnalysisTemplate>(&()),
+            Self::RolloutAction => ApiResource::erase::<RolloutAction>(&()),
+            Self::ControllerRevision => ApiResource::erase::<ControllerRevision>(&()),
+            Self::Autoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
+        }
     }
 
     /// Only what can concern us, where a label tells.

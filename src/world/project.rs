@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::api::DynamicObject;
 use serde_json::Value;
 
@@ -87,7 +87,18 @@ fn meta(object: &ObjectMeta, keep: impl Fn(&str) -> bool) -> Meta {
             .filter(|(_, entry)| entry.manager.as_deref() == Some(crate::core::patch::MANAGER))
             .map(|(at, _)| at)
             .collect(),
+        last_writer: None,
     }
+}
+
+/// Who wrote `spec` last, ourselves aside.
+fn last_writer(object: &ObjectMeta) -> Option<String> {
+    let writes_spec = |entry: &&ManagedFieldsEntry| {
+        let fields = entry.fields_v1.as_ref().is_some_and(|f| f.0.get("f:spec").is_some());
+        fields && entry.manager.as_deref() != Some(crate::core::patch::MANAGER)
+    };
+    let entries = object.managed_fields.iter().flatten().filter(writes_spec);
+    entries.max_by_key(|entry| entry.time.as_ref().map(|t| t.0))?.manager.clone()
 }
 
 fn ours(key: &str) -> bool {
@@ -204,6 +215,8 @@ pub fn pod(object: &DynamicObject) -> Option<PodEntry> {
     Some(PodEntry {
         view: PodView {
             name: object.metadata.name.clone().unwrap_or_default(),
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            created_at: created(&object.metadata),
             hash: object.metadata.labels.as_ref().and_then(|l| l.get(keys::POD_TEMPLATE_HASH)).cloned().unwrap_or_default(),
             ready,
             stopping,
@@ -217,7 +230,7 @@ pub fn pod(object: &DynamicObject) -> Option<PodEntry> {
 
 pub fn service(object: &DynamicObject) -> ServiceEntry {
     ServiceEntry {
-        meta: meta(&object.metadata, |key| key != LAST_APPLIED),
+        meta: Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, |key| key != LAST_APPLIED) },
         owner_uids: object.metadata.owner_references.iter().flatten().map(|o| o.uid.clone()).collect(),
         selector: strings(&object.data, "/spec/selector"),
         spec: object.data.get("spec").cloned().unwrap_or_default(),
@@ -243,7 +256,7 @@ pub fn http_route(object: &DynamicObject) -> RouteView {
         .map(|rule| RuleView { name: text(rule, "name").map(str::to_owned), refs: list(rule, "/backendRefs").cloned().collect() });
     RouteView {
         kind: RouteKind::HttpRoute,
-        meta: meta(&object.metadata, ours),
+        meta: Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) },
         rules: rules.collect(),
         parents: list(&object.data, "/status/parents").map(parent).collect(),
     }
@@ -276,6 +289,23 @@ pub fn action(object: &DynamicObject) -> Result<(Timestamp, ActionView), String>
     let spec: RolloutActionSpec = spec(&object.data)?;
     let status: RolloutActionStatus = status(&object.data);
     Ok((created(&object.metadata), ActionView { meta: meta(&object.metadata, ours), spec, status }))
+}
+
+/// The Deployment that an autoscaler scales, if it is one, and the autoscaler in words. A KEDA ScaledObject works through one that is
+/// labelled with its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoscalerEntry {
+    pub deployment: String,
+    pub words: String,
+}
+
+pub fn autoscaler(object: &DynamicObject) -> Option<AutoscalerEntry> {
+    let target = object.data.pointer("/spec/scaleTargetRef")?;
+    let deployment = text(target, "name").filter(|_| text(target, "kind") == Some("Deployment"))?.to_owned();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let scaled_object = object.metadata.labels.as_ref().and_then(|labels| labels.get("scaledobject.keda.sh/name"));
+    let words = scaled_object.map_or_else(|| format!("HorizontalPodAutoscaler {name}"), |scaled| format!("ScaledObject {scaled}"));
+    Some(AutoscalerEntry { deployment, words })
 }
 
 pub fn anchor(object: &DynamicObject) -> Meta {

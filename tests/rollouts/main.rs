@@ -2,7 +2,10 @@
 #![cfg(feature = "sim")]
 
 mod plan;
+mod restart;
+mod scale;
 mod shop;
+mod undo;
 
 use serde_json::json;
 use shop::Shop;
@@ -91,17 +94,22 @@ fn a_deployment_is_taken_over_and_given_back_with_its_pods() {
     assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
     assert_eq!((&deployment["spec"]["replicas"], &deployment["status"]["readyReplicas"]), (&json!(3), &json!(3)));
     assert!(deployment["spec"]["paused"].is_null() || deployment["spec"]["paused"] == false, "{deployment:#}");
-    assert!(deployment["metadata"]["annotations"].as_object().is_none_or(|a| !a.keys().any(|key| key.contains("sluice"))));
+    let marked = |object: &serde_json::Value| {
+        let keys = |of: &str| object["metadata"][of].as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect::<Vec<_>>();
+        keys("annotations").into_iter().chain(keys("labels")).any(|key| key.contains("sluice"))
+    };
+    assert!(!marked(&deployment), "no marks are left: {deployment:#}");
+    let sets = shop.drive.api.list("replicasets.apps").filter(|set| set["metadata"]["labels"]["app"] == "api");
+    sets.for_each(|set| assert!(!marked(set), "no marks are left: {set:#}"));
 }
 
 /// Copies of a rollout of v2, from the change of the template until it is promoted: one after each look in which the controller wrote.
-fn moments() -> Vec<Shop> {
-    let mut shop = Shop::open();
+fn moments(mut shop: Shop) -> Vec<Shop> {
     shop.deploy("app:v2");
     let mut moments = vec![shop.clone()];
     let mut promoted = false;
     while !shop.is_healthy("api") || shop.image_that_serves() != "app:v2" {
-        if !promoted && shop.phase() == "Paused" && shop.weight() == 50.0 {
+        if !promoted && shop.phase() == "Paused" && shop.status("api")["currentStep"]["index"] == 3 {
             shop.command("Promote");
             promoted = true;
         }
@@ -121,7 +129,11 @@ fn stride() -> usize {
 /// Does something at every moment of a rollout; `end` says what must have come of it, whenever it was done. `first` tells tests apart, so
 /// that together they try more of the moments.
 fn at_every_moment(first: usize, act: impl Fn(&mut Shop), end: impl Fn(&mut Shop)) {
-    for (n, moment) in moments().into_iter().enumerate().skip(first % stride()).step_by(stride()) {
+    at_every_moment_in(Shop::open(), first, act, end);
+}
+
+fn at_every_moment_in(shop: Shop, first: usize, act: impl Fn(&mut Shop), end: impl Fn(&mut Shop)) {
+    for (n, moment) in moments(shop).into_iter().enumerate().skip(first % stride()).step_by(stride()) {
         println!("moment {n}: {}", moment.status("api")["message"]);
         let mut shop = moment;
         act(&mut shop);
@@ -211,6 +223,67 @@ fn a_rollout_deleted_at_any_moment_gives_its_deployment_back() {
     );
 }
 
+/// What a GitOps tool with self-heal puts back, in its order.
+type PutBack = (&'static str, fn(&mut Shop));
+const PUT_BACK: [PutBack; 4] = [
+    ("the route", |shop| shop.put_back(&[Watched::HttpRoute])),
+    ("the Service", |shop| shop.put_back(&[Watched::Service])),
+    ("the route, then the Service", |shop| shop.put_back(&[Watched::HttpRoute, Watched::Service])),
+    ("the Service, then the route", |shop| shop.put_back(&[Watched::Service, Watched::HttpRoute])),
+];
+
+#[test]
+fn what_git_puts_back_at_any_moment_is_repaired_and_the_rollout_ends_as_without_it() {
+    for (n, (what, put_back)) in PUT_BACK.into_iter().enumerate() {
+        println!("Git puts back {what}");
+        at_every_moment(2 * n + 1, put_back, v2_serves_alone);
+    }
+}
+
+#[test]
+fn a_sync_at_any_moment_does_no_harm_where_git_lists_both_services_without_weights() {
+    for (n, (what, put_back)) in PUT_BACK.into_iter().enumerate() {
+        println!("Git syncs {what}");
+        at_every_moment_in(Shop::open_with_both_services(), 2 * n + 2, put_back, v2_serves_alone);
+    }
+}
+
+#[test]
+fn who_keeps_putting_a_route_back_is_named_and_holds_the_step_until_it_is_quiet() {
+    let mut shop = Shop::open();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.deploy("app:v2");
+    shop.until("the canary has 5 %", |s| s.weight() == 5.0);
+    let contested = |shop: &Shop| {
+        let conditions = shop.status("api")["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().find(|c| c["type"] == "TrafficContested").map(|c| c["message"].as_str().unwrap().to_owned())
+    };
+    for n in 1..=3 {
+        assert_eq!(contested(&shop), None);
+        shop.put_back(&[Watched::HttpRoute]);
+        shop.until("repaired", |s| if n < 3 { s.weight() == 5.0 } else { contested(s).is_some() });
+    }
+    let message = contested(&shop).unwrap_or_default();
+    assert!(
+        message.starts_with("git has put HTTPRoute shop back 3 times while the rollout runs: list api and api-canary there in Git"),
+        "{message}"
+    );
+    shop.wait(200);
+    assert_eq!(shop.weight(), 0.0, "no traffic on ground that moves");
+    shop.until("goes on", |s| s.phase() == "Paused" && s.weight() == 50.0);
+    assert_eq!(contested(&shop), None);
+    promote_if_it_waits(&mut shop, "app:v2");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+}
+
+fn v2_serves_alone(shop: &mut Shop) {
+    promote_if_it_waits(shop, "app:v2");
+    shop.wait(60);
+    shop.is_as_in_git();
+    assert!(shop.pods("app:v1").is_empty() && shop.pods("app:v2").len() == 3);
+}
+
 #[test]
 fn a_crash_after_any_write_ends_as_without_it() {
     let start = Shop::open().drive.writes;
@@ -249,6 +322,26 @@ fn two_rollouts_in_one_rule_roll_at_the_same_time_and_leave_it_as_it_was() {
     shop.wait(60);
     shop.is_as_in_git();
     shop.comes_to_rest();
+}
+
+#[test]
+fn an_autoscaler_on_the_deployment_holds_the_take_over_until_it_scales_the_rollout() {
+    let mut shop = Shop::without_rollout();
+    let pods = shop.pods("app:v1");
+    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let target = |kind: &str, version: &str| json!({"spec": {"maxReplicas": 5, "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": "api"}}});
+    let mut autoscaler = target("Deployment", "apps/v1");
+    autoscaler["metadata"] = json!({"name": "busy"});
+    shop.send("POST", path, "ann", "application/json", autoscaler);
+    shop.rollout("api", json!({}));
+    shop.wait(60);
+    let message = shop.status("api")["message"].clone();
+    assert!(message.as_str().unwrap().starts_with("waits until HorizontalPodAutoscaler busy no longer scales Deployment api"), "{message}");
+    assert!(shop.get(Watched::Deployment, "api")["spec"]["paused"].is_null(), "the Deployment is left alone");
+    shop.send("PATCH", &format!("{path}/busy"), "ann", "application/merge-patch+json", target("Rollout", "sluice.dev/v1alpha1"));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.comes_to_rest();
+    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
 }
 
 #[test]

@@ -173,6 +173,8 @@ fn an_action_for_another_revision_or_step_is_refused_and_says_where_the_rollout_
         (Verb::Abort, "gone", 3, &here),
         (Verb::Promote, &here, 1, "step 4"),
         (Verb::Retry, &here, 3, "nothing to retry"),
+        (Verb::SkipStep, &here, 1, "step 4"),
+        (Verb::Undo, &here, 3, "kubectl sluice abort api"),
     ];
     for (verb, revision, step, says) in cases {
         let mut obs = obs.clone();
@@ -183,6 +185,26 @@ fn an_action_for_another_revision_or_step_is_refused_and_says_where_the_rollout_
         assert!(last.message.contains(says), "{}", last.message);
         assert_eq!(plan.status.current_step, obs.rollout.status.current_step);
     }
+}
+
+#[test]
+fn a_skipped_step_is_left_at_once_and_the_next_one_still_needs_its_pods_and_verdicts() {
+    let (mut obs, now) = waiting();
+    let here = canary(&obs);
+    command(&mut obs, Verb::SkipStep, &here, 3);
+    let plan = planned(&obs, now);
+    assert_eq!(plan.status.last_action.as_ref().unwrap().outcome, Outcome::Done);
+    assert_eq!(plan.status.current_step.as_ref().unwrap().index, 4);
+    assert!(!words(&plan).iter().any(|word| word.contains("75 %")), "{:?}", words(&plan));
+    let mut next = obs.clone();
+    (next.rollout.status, next.actions) = (plan.status, vec![]);
+    let plan = planned(&next, now);
+    assert!(plan.status.message.contains("2 of 3 ready"), "S1: {}", plan.status.message);
+
+    obs.rollout.status.current_step.as_mut().unwrap().index = 5;
+    command(&mut obs, Verb::SkipStep, &here, 5);
+    let last = planned(&obs, now).status.last_action.unwrap();
+    assert!(last.outcome == Outcome::Refused && last.message.contains("all steps are done"), "{}", last.message);
 }
 
 #[test]

@@ -65,6 +65,24 @@ impl Shop {
         shop
     }
 
+    /// The same, where Git has both Services, and lists both in the route without weights.
+    pub fn open_with_both_services() -> Self {
+        let mut shop = Self::without_rollout();
+        let spec = json!({"selector": {"app": "api"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]});
+        shop.apply(Watched::Service, json!({"metadata": {"name": "api-canary"}, "spec": spec}));
+        shop.route(json!([
+            {"backendRefs": [{"name": "api", "port": 80}, {"name": "api-canary", "port": 80}]},
+            {"matches": [{"headers": [{"name": "x-team", "value": "other"}]}],
+             "backendRefs": [{"name": "api", "port": 80}, {"name": "other", "port": 80, "weight": 2}, {"name": "api-canary", "port": 80}]}
+        ]));
+        shop.wait(5);
+        shop.drive.promises.broken.clear(); // the gateway took the route up before the Service had endpoints
+        shop.remember();
+        shop.rollout("api", json!({}));
+        shop.until("taken over", |s| s.is_healthy("api"));
+        shop
+    }
+
     pub fn send(&mut self, method: &str, path: &str, actor: &str, content_type: &str, body: Value) -> Response {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let request = Request {
@@ -104,6 +122,22 @@ impl Shop {
         self.apply(Watched::Service, json!({"metadata": {"name": name}, "spec": spec}));
     }
 
+    /// A tool applies again what Git has of these kinds.
+    pub fn put_back(&mut self, kinds: &[Watched]) {
+        for kind in kinds {
+            let of_kind: Vec<Value> =
+                self.git.iter().filter(|(k, _, live)| k == kind && live["spec"].is_object()).map(|(_, _, o)| o.clone()).collect();
+            for object in of_kind {
+                let metadata = json!({"name": object["metadata"]["name"]});
+                let mut spec = object["spec"].clone();
+                spec.as_object_mut()
+                    .unwrap()
+                    .retain(|key, _| matches!(key.as_str(), "selector" | "ports" | "parentRefs" | "hostnames" | "rules"));
+                self.apply(*kind, json!({"metadata": metadata, "spec": spec}));
+            }
+        }
+    }
+
     pub fn route(&mut self, rules: Value) {
         let spec = json!({"parentRefs": [{"name": "gw"}], "hostnames": ["shop.example"], "rules": rules});
         self.apply(Watched::HttpRoute, json!({"metadata": {"name": "shop"}, "spec": spec}));
@@ -120,7 +154,10 @@ impl Shop {
                 {"setWeight": 5}, {"pause": {"duration": "20s"}}, {"setWeight": 50}, {"pause": {}}, {"setWeight": 75}]}}
         });
         for (key, value) in over.as_object().unwrap() {
-            spec[key] = value.clone();
+            match value {
+                Value::Null => drop(spec.as_object_mut().unwrap().remove(key)),
+                value => spec[key] = value.clone(),
+            }
         }
         self.apply(Watched::Rollout, json!({"metadata": {"name": name}, "spec": spec}));
     }

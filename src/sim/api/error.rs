@@ -213,6 +213,10 @@ impl ApiError {
         Self::new(415, "UnsupportedMediaType", message)
     }
 
+    pub fn disruption() -> Self {
+        Self::new(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget.")
+    }
+
     pub fn method_not_allowed() -> Self {
         let message = "the server does not allow this method on the requested resource";
         Self { details: json!({}), ..Self::new(405, "MethodNotAllowed", message) }

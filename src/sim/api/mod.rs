@@ -12,6 +12,7 @@ mod delete;
 mod discovery;
 mod error;
 mod events;
+mod evict;
 mod fields;
 mod gateway;
 mod ident;
@@ -226,6 +227,7 @@ impl ApiServer {
             }
             "POST" if part == Part::Eviction => {
                 let options = DeleteOptions::parse(&request.body["deleteOptions"], &query)?;
+                evict::allowed(self, &key)?;
                 self.delete(&kind, &key, &options, &caller)?;
                 Ok((201, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
             }

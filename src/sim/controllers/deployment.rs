@@ -130,6 +130,9 @@ fn annotate_new(writer: &mut Writer<'_>, deployment: &Value, sets: &mut Sets) {
         if !s["metadata"]["annotations"].is_object() {
             s["metadata"]["annotations"] = json!({});
         }
+        for (key, value) in deployment["metadata"]["annotations"].as_object().into_iter().flatten().filter(|(key, _)| is_copied(key)) {
+            s["metadata"]["annotations"][key] = value.clone();
+        }
         s["metadata"]["annotations"][REVISION] = number.to_string().into();
         let wait = &deployment["spec"]["minReadySeconds"];
         if let Some(spec) = s["spec"].as_object_mut() {
@@ -142,6 +145,11 @@ fn annotate_new(writer: &mut Writer<'_>, deployment: &Value, sets: &mut Sets) {
     });
     sets.new = changed.or(sets.new.take());
     note_revision(writer, deployment, number);
+}
+
+/// Whether a Deployment's annotation goes to its ReplicaSet, too: all but those that mean something else there.
+fn is_copied(key: &str) -> bool {
+    !key.starts_with("deployment.kubernetes.io/") && key != "kubectl.kubernetes.io/last-applied-configuration"
 }
 
 fn note_revision(writer: &mut Writer<'_>, deployment: &Value, number: i64) {

@@ -1,0 +1,78 @@
+//! Somebody who keeps putting back what a rollout changes: it is repaired every time, and named; and the step is held, as a canary whose
+//! traffic comes and goes is not judged.
+
+use jiff::SignedDuration;
+
+use super::{
+    draft::{Draft, Flow, Waiting, wait},
+    observed::Meta,
+};
+use crate::api::status::Reverted;
+
+/// So many times in a row are no accident.
+const CONTESTED_AFTER: i32 = 3;
+/// After this time without another one, the matter is closed. (Argo CD waits up to 5 minutes between two attempts.)
+const QUIET: SignedDuration = SignedDuration::from_mins(5);
+
+impl Draft<'_> {
+    /// Takes note of routes that somebody has put back.
+    pub fn note_reverted_routes(&mut self) {
+        let denominator = self.spec.denominator();
+        let reverted: Vec<Meta> =
+            self.routes().iter().filter(|route| route.was_put_back(denominator)).map(|route| route.view.meta.clone()).collect();
+        for meta in reverted {
+            self.note_revert("HTTPRoute", &meta, meta.generation.to_string());
+        }
+        let over = self.status.reverted.as_ref().map(|reverted| reverted.at.0 + QUIET);
+        match over {
+            Some(over) if self.now >= over => self.status.reverted = None,
+            Some(over) => self.wake(over),
+            None => {}
+        }
+    }
+
+    /// Each version counts once.
+    pub fn note_revert(&mut self, kind: &str, meta: &Meta, version: String) {
+        let what = format!("{kind} {}", meta.name);
+        let manager = meta.last_writer.clone().unwrap_or_else(|| "somebody".to_owned());
+        let before = self.status.reverted.take().filter(|before| before.what == what && before.manager == manager);
+        let count = match &before {
+            Some(same) if same.version == version => {
+                self.status.reverted = before;
+                return;
+            }
+            Some(again) => again.count + 1,
+            None => 1,
+        };
+        self.status.reverted = Some(Reverted { what, manager, count, version, at: self.time() });
+    }
+
+    /// Who contests the traffic, and how to mend that.
+    pub fn contested(&self) -> Option<String> {
+        let reverted = self.status.reverted.as_ref().filter(|reverted| reverted.count >= CONTESTED_AFTER)?;
+        let (service, canary) = self.pair();
+        let (field, in_git) = match reverted.what.starts_with("Service") {
+            true => ("spec.selector", "let it ignore".to_owned()),
+            false => ("spec.rules", format!("list {service} and {canary} there in Git, both without weights, or let it ignore")),
+        };
+        let how = match reverted.manager.as_str() {
+            argo if argo.contains("argocd") => format!(" (Argo CD: ignoreDifferences on /{} with RespectIgnoreDifferences)", field.replace('.', "/")),
+            flux if flux.contains("kustomize-controller") => {
+                " (Flux: it honours the annotation kustomize.toolkit.fluxcd.io/reconcile on the live object; see whether something removes it)".to_owned()
+            }
+            _ => String::new(),
+        };
+        Some(format!(
+            "{} has put {} back {} times while the rollout runs: {in_git} {field} while a rollout runs{how}; until then the rollout stays where it is",
+            reverted.manager, reverted.what, reverted.count
+        ))
+    }
+
+    /// No step is taken on ground that moves.
+    pub fn ensure_uncontested(&self) -> Flow {
+        match self.contested() {
+            Some(why) => wait(Waiting::Settling, why),
+            None => Ok(()),
+        }
+    }
+}
