@@ -57,6 +57,8 @@ pub struct Controller {
     pub telemetry: Telemetry,
     pub clock: Clock,
     pub client: Client,
+    /// The namespace in which Sluice runs: its Secrets are those of ClusterAnalysisTemplates. Empty: none.
+    installed_in: String,
     /// The API server's answers about templates, for as long as their ReplicaSets do not exist. Only a memory of questions: losing
     /// it costs one more.
     answers: Mutex<HashMap<String, (String, DryRun)>>,
@@ -86,9 +88,16 @@ impl Controller {
             telemetry,
             clock,
             client,
+            installed_in: String::new(),
             answers: Mutex::default(),
             failures: Mutex::default(),
         }
+    }
+
+    /// Runs in this namespace.
+    pub fn installed_in(mut self, namespace: &str) -> Self {
+        self.installed_in = namespace.to_owned();
+        self
     }
 
     /// Watches and works for ever.

@@ -192,7 +192,7 @@ async fn client(endpoint: &ApiEndpoint) -> anyhow::Result<Client> {
 async fn start_controller(client: Client) -> anyhow::Result<()> {
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let (elector, claim) = Elector::new(client.clone(), "default", "sluice", "demo");
-    let allow = Allow { loopback: true };
+    let allow = Allow { loopback: true, ..Allow::default() };
     let providers = Providers::new(metrics::Settings { allow, ..metrics::Settings::default() }).map_err(anyhow::Error::msg)?;
     let clock = Arc::new(jiff::Timestamp::now);
     let controller =

@@ -58,13 +58,14 @@ fn the_controller_may_write_only_what_it_is_known_for() {
     assert_eq!(
         writes,
         [
+            "pods/eviction: create",
             "services: create delete patch",
             "controllerrevisions: create delete",
             "deployments: patch",
             "replicasets: create delete patch",
             "events: create patch",
             "httproutes: patch",
-            "analysisruns: create patch",
+            "analysisruns: create delete patch",
             "analysisruns/status: patch",
             "rolloutactions/status: patch",
             "rollouts: patch",
@@ -72,6 +73,18 @@ fn the_controller_may_write_only_what_it_is_known_for() {
             "rollouts/status: patch",
         ]
     );
+}
+
+#[test]
+fn the_controller_has_every_option_that_it_is_started_with() {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_sluice")).args(["run", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let template = read("templates/deployment.yaml");
+    let options: Vec<&str> = template.lines().filter_map(|line| line.trim().strip_prefix("- --")?.split('=').next()).collect();
+    assert!(options.len() > 4, "{options:?}");
+    for option in options {
+        assert!(help.contains(&format!("--{option} ")), "--{option} is none of\n{help}");
+    }
 }
 
 /// Paths of the values below `value`, whose children are what `children` says; a map without children is a value.

@@ -25,7 +25,7 @@ fn the_crds_in_the_repository_and_in_the_chart_are_those_of_the_code() {
     let generated = files(&generated);
     assert_eq!(
         generated.keys().collect::<Vec<_>>(),
-        ["analysisruns.yaml", "analysistemplates.yaml", "rolloutactions.yaml", "rollouts.yaml"],
+        ["analysisruns.yaml", "analysistemplates.yaml", "clusteranalysistemplates.yaml", "rolloutactions.yaml", "rollouts.yaml"],
     );
     for directory in ["crds", "charts/sluice/files/crds"] {
         let found = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory));

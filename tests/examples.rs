@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use sluice::{
-    api::{AnalysisTemplate, Metric, Rollout},
+    api::{AnalysisTemplate, ClusterAnalysisTemplate, Metric, Rollout},
     core::{analysis, spec},
 };
 
@@ -13,7 +13,7 @@ fn example(name: &str) -> String {
 }
 
 fn assert_valid(metrics: &[Metric], args: &BTreeMap<String, String>) {
-    let defaults = analysis::Defaults { prometheus_address: true };
+    let defaults = analysis::Defaults { prometheus_address: true, ..analysis::Defaults::default() };
     for metric in metrics {
         assert_eq!(analysis::validate_metric(metric, &defaults, Some(args)), Ok(()), "{}", metric.name);
     }
@@ -37,6 +37,14 @@ fn the_template_is_valid_with_its_own_defaults() {
     let args = template.spec.args.into_iter().filter_map(|arg| Some((arg.name, arg.value?))).collect();
     assert_valid(&template.spec.metrics, &args);
     assert_eq!(template.spec.metrics.len(), 3);
+}
+
+#[test]
+fn the_template_of_the_platform_is_valid() {
+    let template: ClusterAnalysisTemplate = serde_yaml_ng::from_str(&example("cluster-analysis-template.yaml")).unwrap();
+    let metrics = template.spec.template.metrics;
+    assert_valid(&metrics, &BTreeMap::new());
+    assert_eq!(metrics.iter().map(|metric| metric.dry_run).collect::<Vec<_>>(), [false, true]);
 }
 
 #[test]

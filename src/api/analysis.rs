@@ -1,11 +1,14 @@
-//! Metrics and their judges: `AnalysisTemplate`, and the parts that a Rollout may hold inline.
+//! Metrics and their judges: `AnalysisTemplate`, `ClusterAnalysisTemplate`, and the parts that a Rollout may hold inline.
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::quantity::Span;
+use super::{
+    access::{self, Access},
+    quantity::Span,
+};
 
 /// Reusable metrics with their judges.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,13 +38,49 @@ pub struct AnalysisTemplateSpec {
     pub metrics: Vec<Metric>,
 }
 
-/// Names an AnalysisTemplate in the same namespace.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Reusable metrics with their judges, for Rollouts of every namespace.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "ClusterAnalysisTemplate",
+    plural = "clusteranalysistemplates",
+    shortname = "slcat",
+    category = "sluice",
+    derive = "PartialEq",
+    doc = "ClusterAnalysisTemplate is a set of reusable metrics with their judges, for Rollouts of every namespace. The Secrets that its metrics name are those of the namespace that Sluice runs in; Rollouts use them without being able to read them, or to send them anywhere else.",
+    printcolumn(name = "Metrics", type_ = "string", json_path = ".spec.metrics[*].name"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+pub struct ClusterAnalysisTemplateSpec {
+    #[serde(flatten)]
+    pub template: AnalysisTemplateSpec,
+}
+
+/// Names a template.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateRef {
-    /// Name of the AnalysisTemplate.
+    /// `AnalysisTemplate` (of the Rollout's namespace) or `ClusterAnalysisTemplate`. Default AnalysisTemplate.
+    #[serde(default)]
+    pub kind: TemplateKind,
+    /// Name of the template.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+}
+
+/// Where a template stands.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TemplateKind {
+    #[default]
+    AnalysisTemplate,
+    ClusterAnalysisTemplate,
+}
+
+impl std::fmt::Display for TemplateRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {:?}", self.kind, self.name)
+    }
 }
 
 /// A named value.
@@ -143,6 +182,10 @@ pub struct Metric {
     /// What it means when there is no data (empty, NaN, too few samples). `Wait` holds the step. Default Wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_no_data: Option<NoDataPolicy>,
+    /// Measures and shows, but decides nothing: neither an abort nor a pause, nor that a step waits for data. The status says what it
+    /// would have said. For metrics that are tried out. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// What it means when the provider fails more often in a row than `consecutiveErrorLimit`. `Wait` holds the step. Default Inconclusive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_provider_error: Option<ProviderErrorPolicy>,
@@ -185,6 +228,10 @@ pub enum ProviderErrorPolicy {
 /// Queries are templates over `{{namespace}}`, `{{rollout}}`, `{{service}}`, `{{canary.service}}`, `{{stable.hash}}`, `{{canary.hash}}`,
 /// `{{interval}}` and `{{args.<name>}}`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = access::one_login(),
+    validation = Rule::new("!has(self.tls) || (has(self.address) && self.address.startsWith('https://'))").message("tls belongs to an address that begins with https://: write that address")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct PrometheusProvider {
     /// Base URL, such as `http://prometheus.monitoring:9090`. Default: the address that Sluice was installed with.
@@ -201,21 +248,8 @@ pub struct PrometheusProvider {
     /// Time for one request. Default 10s, at most 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
-    /// Sends `Authorization: Bearer <token>`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bearer_token_secret_ref: Option<SecretKeyRef>,
-}
-
-/// A key of a Secret in the same namespace. The Secret must carry the label `sluice.dev/analysis: "true"`.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretKeyRef {
-    /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-    /// Key in the Secret's data.
-    #[schemars(length(min = 1, max = 253))]
-    pub key: String,
+    #[serde(flatten)]
+    pub access: Access,
 }
 
 /// Numerator and denominator of a share; the value is in percent.
@@ -234,6 +268,11 @@ pub struct Ratio {
 ///
 /// Selectors are written as in Prometheus: `http_requests_total{code!~"5.."}`, and are templates as queries are.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = access::one_login(),
+    validation = Rule::new("[has(self.headers), has(self.basicAuth), has(self.bearerTokenSecretRef), has(self.tls)].all(x, !x) || (has(self.url) && !self.url.contains('{{'))").message("headers, basicAuth, bearerTokenSecretRef and tls need a url without variables, so that it is written where they go: set url, and write its values out"),
+    validation = Rule::new("!has(self.tls) || !has(self.url) || self.url.startsWith('https://')").message("tls belongs to a url that begins with https://")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct ScrapeProvider {
     /// URL to read, such as `http://envoy-metrics.projectcontour:8002/stats/prometheus`; a template as queries are. Where the name
@@ -263,6 +302,8 @@ pub struct ScrapeProvider {
     /// Time for one request. Default 5s, at most 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
+    #[serde(flatten)]
+    pub access: Access,
 }
 
 /// A quantile of a histogram.

@@ -4,6 +4,7 @@
 //! Every rule that CEL can express is a validation rule here, with a message that says how to mend it; what it cannot express is
 //! checked by `core::spec` and reported as the condition `InvalidSpec`.
 
+pub mod access;
 pub mod action;
 pub mod analysis;
 pub mod conditions;
@@ -14,7 +15,7 @@ pub mod run;
 pub mod status;
 
 pub use action::{Outcome, RolloutAction, RolloutActionSpec, RolloutActionStatus, Verb};
-pub use analysis::{AnalysisTemplate, AnalysisTemplateSpec, Argument, Metric};
+pub use analysis::{AnalysisTemplate, AnalysisTemplateSpec, Argument, ClusterAnalysisTemplate, Metric};
 pub use quantity::Span;
 pub use rollout::{Rollout, RolloutSpec};
 pub use run::{AnalysisRun, AnalysisRunSpec, AnalysisRunStatus, RunPhase, Verdict};
@@ -32,7 +33,8 @@ pub const VERSION: &str = "v1alpha1";
 
 /// All CustomResourceDefinitions, in the order in which they are installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Rollout::crd(), AnalysisTemplate::crd(), AnalysisRun::crd(), RolloutAction::crd()].into_iter().map(strict).collect()
+    let all = [Rollout::crd(), AnalysisTemplate::crd(), ClusterAnalysisTemplate::crd(), AnalysisRun::crd(), RolloutAction::crd()];
+    all.into_iter().map(strict).collect()
 }
 
 /// A field that is `null` is refused like one of a wrong type, instead of being taken for absent: `pause:` with nothing behind it is

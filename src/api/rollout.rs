@@ -263,10 +263,10 @@ pub struct Pause {
 #[x_kube(validation = Rule::new("(has(self.templates) && self.templates.size() > 0) || (has(self.metrics) && self.metrics.size() > 0)").message("an analysis needs templates or metrics"))]
 #[serde(rename_all = "camelCase")]
 pub struct StepAnalysis {
-    /// AnalysisTemplates whose metrics are measured. At most 8.
+    /// AnalysisTemplates and ClusterAnalysisTemplates whose metrics are measured. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into(), "name".into()]))]
     pub templates: Vec<TemplateRef>,
     /// Values for the arguments of the templates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -291,6 +291,17 @@ pub struct BackgroundAnalysis {
     pub starting_step: Option<i32>,
     #[serde(flatten)]
     pub analysis: StepAnalysis,
+}
+
+impl RolloutSpec {
+    /// The templates that its analyses use.
+    pub fn templates(&self) -> impl Iterator<Item = &TemplateRef> {
+        let canary = self.strategy.canary.iter();
+        canary.flat_map(|canary| {
+            let steps = canary.steps.iter().filter_map(|step| step.analysis.as_ref());
+            steps.chain(canary.analysis.iter().map(|background| &background.analysis)).flat_map(|analysis| &analysis.templates)
+        })
+    }
 }
 
 fn default_progress_deadline() -> i32 {

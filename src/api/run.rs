@@ -60,6 +60,12 @@ pub struct AnalysisRunSpec {
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub metrics: Vec<Metric>,
+    /// Which of the metrics are those of a ClusterAnalysisTemplate: the metric's name, and the template's. Where such a metric uses
+    /// Secrets, they are those of the namespace that Sluice runs in, and whom it asks, and what, is as the template says now: this
+    /// run cannot change it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub cluster_templates: BTreeMap<String, String>,
     /// Ends the run: nothing is measured any more.
     #[serde(default)]
     pub terminate: bool,
@@ -123,9 +129,12 @@ pub struct AnalysisRunStatus {
 #[serde(rename_all = "camelCase")]
 pub struct MetricResult {
     pub name: String,
-    /// How far this metric is.
+    /// How far this metric is; of a dry run: what it would have made of the analysis.
     #[serde(default)]
     pub phase: RunPhase,
+    /// It is measured and shown, but decides nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// Number of measurements with this verdict.
     #[serde(default)]
     pub passed: i32,

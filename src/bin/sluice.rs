@@ -50,9 +50,15 @@ struct Run {
     /// Prometheus for metrics that name no address, such as http://prometheus.monitoring:9090.
     #[arg(long, env = "SLUICE_PROMETHEUS_ADDRESS")]
     prometheus_address: Option<String>,
+    /// Addresses that metrics may name, separated by commas: hosts as they are written in URLs (prometheus.monitoring), patterns for
+    /// them (*.monitoring.svc: any name that ends so) and networks in which all addresses of a host must lie (10.0.0.0/8, fd00::/8).
+    /// The address above may always be asked, and so may the canary's own pods. Default: all but those that are always refused (the
+    /// controller's own host, link-local and metadata services).
+    #[arg(long, env = "SLUICE_ANALYSIS_ALLOWED_ADDRESSES", value_delimiter = ',')]
+    analysis_allowed_addresses: Vec<metrics::Place>,
     #[command(flatten)]
     scope: Scope,
-    /// Namespace of the lease by which one replica leads.
+    /// Namespace that it runs in: of the lease by which one replica leads, and of the Secrets of ClusterAnalysisTemplates.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     namespace: String,
     /// Name of that lease.
@@ -150,10 +156,12 @@ async fn run(options: Run) -> anyhow::Result<()> {
     };
     let listener = tokio::net::TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;
     let server = axum::serve(listener, telemetry::router(telemetry.clone(), world.clone(), claim.clone()));
-    let providers = metrics::Settings { prometheus_address: options.prometheus_address.clone(), ..metrics::Settings::default() };
+    let allow = metrics::Allow { only: options.analysis_allowed_addresses.into(), ..metrics::Allow::default() };
+    let providers = metrics::Settings { prometheus_address: options.prometheus_address.clone(), allow, ..metrics::Settings::default() };
     let measure = Arc::new(Providers::new(providers).map_err(anyhow::Error::msg)?);
     let settings = Settings { prometheus_address: options.prometheus_address };
     let controller = Controller::new(client, world, claim, settings, measure, telemetry, Arc::new(jiff::Timestamp::now));
+    let controller = controller.installed_in(&options.namespace);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %options.listen, "starts");
     tokio::select! {
         () = controller.run() => anyhow::bail!("the controller ended by itself"),

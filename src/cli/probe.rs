@@ -9,16 +9,16 @@ use kube::{ResourceExt, api::ListParams};
 
 use super::{error::Error, session::Session};
 use crate::{
-    api::{AnalysisRunSpec, Metric, Verdict, analysis::SecretKeyRef, keys},
-    core::analysis::{self, ErrorKind},
-    metrics::{Allow, Measure, MeasureRequest, PodTarget, Providers, Settings, Sources, Token},
+    api::{AnalysisRunSpec, AnalysisTemplateSpec, Metric, Verdict, keys},
+    core::analysis::{self, ErrorKind, SecretsOf},
+    metrics::{Allow, Measure, MeasureRequest, PodTarget, Providers, SecretData, Settings, Sources},
 };
 
 /// Whom the questions are about. At rest no canary gets traffic, so they are put about the version that serves.
 #[derive(Clone, Debug, Default)]
 pub struct Subject {
     pub rollout: String,
-    /// The app's Service.
+    /// The app's Service; empty where the Rollout has no traffic.
     pub service: String,
     /// The revision that serves.
     pub revision: String,
@@ -47,8 +47,11 @@ impl Probe {
     /// `prometheus`: for metrics that name no address.
     pub fn new(session: &Session, prometheus: Option<&str>) -> Result<Self, Error> {
         // This machine is the user's own: nothing on it is to be kept from them.
-        let settings =
-            Settings { prometheus_address: prometheus.map(str::to_owned), allow: Allow { loopback: true }, ..Settings::default() };
+        let settings = Settings {
+            prometheus_address: prometheus.map(str::to_owned),
+            allow: Allow { loopback: true, ..Allow::default() },
+            ..Settings::default()
+        };
         Ok(Self { session: session.clone(), providers: Arc::new(Providers::new(settings).map_err(Error::Request)?) })
     }
 
@@ -60,15 +63,17 @@ impl Probe {
     /// The answer of one metric, and the queries as they were sent.
     pub async fn ask(&self, subject: &Subject, metric: &Metric, args: &BTreeMap<String, String>) -> (Answer, Vec<String>) {
         let now = Timestamp::now();
+        let service = || (!subject.service.is_empty()).then(|| subject.service.clone());
         let spec = AnalysisRunSpec {
             rollout: subject.rollout.clone(),
             canary_hash: subject.revision.clone(),
             stable_hash: Some(subject.revision.clone()),
-            service: Some(subject.service.clone()),
-            canary_service: Some(subject.service.clone()),
+            service: service(),
+            canary_service: service(),
             step: None,
             args: args.clone(),
             metrics: vec![metric.clone()],
+            cluster_templates: BTreeMap::new(),
             terminate: false,
         };
         let sources = FromHere { session: &self.session, revision: &subject.revision };
@@ -116,7 +121,11 @@ impl Sources for FromHere<'_> {
         Ok(found.items.iter().filter_map(target).collect())
     }
 
-    async fn token(&self, secret: &SecretKeyRef) -> Result<Token, String> {
-        Err(format!("it needs the Secret {}, which only the controller reads", secret.name))
+    async fn secret(&self, _: SecretsOf, name: &str) -> Result<SecretData, String> {
+        Err(format!("it needs the Secret {name}, which only the controller reads"))
+    }
+
+    fn cluster_template(&self, _: &str) -> Option<AnalysisTemplateSpec> {
+        None // its metrics are asked as they are, without Secrets
     }
 }

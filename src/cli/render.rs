@@ -258,13 +258,14 @@ fn run(run: &AnalysisRun, now: Timestamp, style: &Style) -> Node {
 fn metric(run: &AnalysisRun, metric: &Metric, result: &MetricResult, now: Timestamp, style: &Style) -> Node {
     let running = run.status.as_ref().is_none_or(|status| status.phase == RunPhase::Running);
     let interval = words::interval(metric);
+    let name = format!("{}{}", metric.name, if metric.dry_run { " (dry run)" } else { "" });
     let Some(newest) = result.measurements.last() else {
         let started = run.status.as_ref().and_then(|status| status.started_at.clone()).map(|at| at.0);
         let delay = metric.initial_delay.as_ref().map_or(interval, crate::api::Span::get);
         let first =
             started.map_or("not measured yet".into(), |at| format!("first measurement in {}", span((at + delay).duration_since(now))));
         let text = if running { first } else { "never measured".into() };
-        return Node::leaf(vec![format!("{} {}", style.mark(Tone::Dim), metric.name), text]);
+        return Node::leaf(vec![format!("{} {name}", style.mark(Tone::Dim)), text]);
     };
     let tone = verdict_tone(newest.verdict);
     let words = match newest.message.as_str() {
@@ -276,7 +277,7 @@ fn metric(run: &AnalysisRun, metric: &Metric, result: &MetricResult, now: Timest
         times += &format!(", next in {}", span((newest.at.0 + interval).duration_since(now)));
     }
     let cells = vec![
-        format!("{} {}", style.mark(tone), metric.name),
+        format!("{} {name}", style.mark(tone)),
         style.paint(tone, format!("{:?}", newest.verdict)),
         words,
         style.paint(Tone::Dim, times),
@@ -319,6 +320,14 @@ mod tests {
         for (name, view) in fixtures::all() {
             insta::assert_snapshot!(name, render(&view, fixtures::now(), &fixtures::plain()));
         }
+    }
+
+    #[test]
+    fn a_dry_run_is_told_as_one() {
+        let mut view = fixtures::progressing();
+        view.runs.iter_mut().flat_map(|run| &mut run.spec.metrics).for_each(|metric| metric.dry_run = true);
+        let shown = render(&view, fixtures::now(), &fixtures::plain());
+        assert!(shown.contains("success-rate (dry run)"), "{shown}");
     }
 
     #[test]

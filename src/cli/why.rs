@@ -135,7 +135,8 @@ fn verdicts(view: &View, now: Timestamp, style: &Style) -> Vec<String> {
     for run in runs {
         let status = run.status.clone().unwrap_or_default();
         for result in &status.metric_results {
-            let metric = run.spec.metrics.iter().find(|metric| metric.name == result.name);
+            // A dry run decides nothing.
+            let metric = run.spec.metrics.iter().find(|metric| metric.name == result.name && !metric.dry_run);
             let decisive = result.measurements.iter().rev().find(|measurement| measurement.verdict != Verdict::Pass);
             let open = matches!(result.phase, RunPhase::Failed | RunPhase::Inconclusive)
                 || (status.phase == RunPhase::Running && result.measurements.last().is_some_and(|last| last.verdict != Verdict::Pass));
@@ -237,6 +238,13 @@ mod tests {
     #[test]
     fn the_explanation_is_an_object_too() {
         insta::assert_json_snapshot!("why_json", explain(&fixtures::paused(), fixtures::now(), &fixtures::plain()));
+    }
+
+    #[test]
+    fn a_dry_run_is_no_reason() {
+        let mut view = fixtures::aborted_by_analysis();
+        view.runs.iter_mut().flat_map(|run| &mut run.spec.metrics).for_each(|metric| metric.dry_run = true);
+        assert!(!why(&view, fixtures::now(), &fixtures::plain()).contains("sum(rate(envoy"));
     }
 
     #[test]

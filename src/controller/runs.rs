@@ -9,9 +9,13 @@ use kube::{Api, Client};
 use super::{Controller, Next};
 use crate::{
     act::ActError,
-    api::{AnalysisRunStatus, analysis::SecretKeyRef, keys},
-    core::{analysis, observed::RunView, patch::Kind},
-    metrics::{self, PodTarget, Sources, Token},
+    api::{AnalysisRunStatus, AnalysisTemplateSpec, keys},
+    core::{
+        analysis::{self, SecretsOf},
+        observed::RunView,
+        patch::Kind,
+    },
+    metrics::{self, PodTarget, SecretData, Sources},
     world::World,
 };
 
@@ -19,7 +23,13 @@ impl Controller {
     pub(super) async fn look_at_run(&self, namespace: &str, name: &str) -> Result<Next, ActError> {
         let Some(run) = self.world.read(|index| index.run(namespace, name).cloned()) else { return Ok(None) };
         let now = (self.clock)();
-        let sources = Known { client: self.client.clone(), world: self.world.clone(), namespace, hash: &run.spec.canary_hash };
+        let sources = Known {
+            client: self.client.clone(),
+            world: self.world.clone(),
+            namespace,
+            installed_in: &self.installed_in,
+            hash: &run.spec.canary_hash,
+        };
         let measured = metrics::measure_due(self.measure.as_ref(), namespace, &run.spec, &run.status, &sources, now).await;
         let status = match measured {
             None => run.status.clone(),
@@ -56,6 +66,8 @@ struct Known<'a> {
     client: Client,
     world: World,
     namespace: &'a str,
+    /// Where Sluice runs; empty: not known.
+    installed_in: &'a str,
     hash: &'a str,
 }
 
@@ -73,21 +85,29 @@ impl Sources for Known<'_> {
         Ok(self.world.read(|index| index.pods_of(self.namespace, self.hash).into_iter().filter_map(target).collect()))
     }
 
-    async fn token(&self, secret: &SecretKeyRef) -> Result<Token, String> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), self.namespace);
-        let name = &secret.name;
+    async fn secret(&self, of: SecretsOf, name: &str) -> Result<SecretData, String> {
+        let namespace = match of {
+            SecretsOf::Run => self.namespace,
+            SecretsOf::Installation if self.installed_in.is_empty() => {
+                return Err("it is not known in which namespace Sluice runs: run it with --namespace".to_owned());
+            }
+            SecretsOf::Installation => self.installed_in,
+        };
+        let place = if namespace == self.namespace { String::new() } else { format!(" in namespace {namespace}") };
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let read = tokio::time::timeout(Duration::from_secs(10), api.get_opt(name)).await;
         let found = read
-            .map_err(|_| format!("Secret {name} could not be read in time"))?
-            .map_err(|error| format!("Secret {name} could not be read: {error}"))?;
-        let found = found.ok_or_else(|| format!("Secret {name} does not exist"))?;
+            .map_err(|_| format!("Secret {name}{place} could not be read in time"))?
+            .map_err(|error| format!("Secret {name}{place} could not be read: {error}"))?;
+        let found = found.ok_or_else(|| format!("Secret {name}{place} does not exist"))?;
         let labels = found.metadata.labels.unwrap_or_default();
         if labels.get(keys::ANALYSIS_SECRET).map(String::as_str) != Some("true") {
-            return Err(format!("Secret {name} may not be used: label it {}=true", keys::ANALYSIS_SECRET));
+            return Err(format!("Secret {name}{place} may not be used: label it {}=true", keys::ANALYSIS_SECRET));
         }
-        let data = found.data.unwrap_or_default();
-        let value = data.get(&secret.key).ok_or_else(|| format!("Secret {name} has no key {}", secret.key))?;
-        let text = std::str::from_utf8(&value.0).map_err(|_| format!("key {} of Secret {name} is not text", secret.key))?;
-        Ok(Token::new(text.trim()))
+        Ok(SecretData(found.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()))
+    }
+
+    fn cluster_template(&self, name: &str) -> Option<AnalysisTemplateSpec> {
+        self.world.read(|index| index.cluster_template(name).cloned())
     }
 }

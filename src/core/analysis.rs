@@ -5,6 +5,7 @@
 //! made up for. [`evidence_since`] and [`closed`] are what a Rollout asks before it gives a canary more traffic, or promotes it.
 
 mod gate;
+mod origin;
 mod record;
 mod resolve;
 mod schedule;
@@ -26,8 +27,9 @@ use crate::api::{
 };
 
 pub use gate::{closed, evidence_since};
+pub use origin::{SecretsOf, origin};
 pub use record::{cancel, record, start};
-pub use resolve::{inline_args, resolve};
+pub use resolve::{Resolved, inline_args, resolve};
 pub use schedule::{due, next_wake};
 
 /// Time between two measurements, where the metric does not say.
@@ -35,11 +37,13 @@ pub const DEFAULT_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
 /// Shortest time between two measurements.
 pub const MIN_INTERVAL: SignedDuration = SignedDuration::from_secs(1);
 
-/// What the installation brings.
+/// What a metric may take for granted: of the installation, and of its Rollout.
 #[derive(Debug, Default)]
 pub struct Defaults {
-    /// It has the address of a Prometheus server.
+    /// Sluice was installed with the address of a Prometheus server.
     pub prometheus_address: bool,
+    /// The Rollout has no `traffic`, and so no Services to ask about.
+    pub without_traffic: bool,
 }
 
 /// What a measurement has found, before it is judged.
@@ -68,7 +72,7 @@ pub struct ProviderError {
 pub enum ErrorKind {
     /// The metric cannot be asked as it is written.
     Invalid,
-    /// No token: the Secret is missing, or may not be used.
+    /// No credentials: the Secret is missing, or may not be used.
     Secret,
     /// The address is one that may not be asked.
     Forbidden,
@@ -108,7 +112,7 @@ impl ErrorKind {
 
 /// Fields (below the metric) that are wrong, and how to mend them. `args`: `None` where they are not known yet.
 pub fn validate_metric(metric: &Metric, defaults: &Defaults, args: Option<&BTreeMap<String, String>>) -> Result<(), Vec<Fault>> {
-    let scope = Scope { traffic: true, args: args.cloned() };
+    let scope = Scope { traffic: !defaults.without_traffic, args: args.cloned() };
     check(metric, &Surroundings { prometheus: defaults.prometheus_address, scope }).map(drop)
 }
 

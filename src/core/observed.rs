@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::api::{
     AnalysisRunSpec, AnalysisRunStatus, AnalysisTemplateSpec, RolloutActionSpec, RolloutSpec, RolloutStatus, action::RolloutActionStatus,
+    analysis::TemplateRef,
 };
 
 /// One Rollout and what belongs to it, at one moment.
@@ -29,7 +30,8 @@ pub struct Observed {
     /// The routes that the spec names and those that carry our record.
     pub routes: Vec<RouteView>,
     pub runs: Vec<RunView>,
-    pub analysis_templates: BTreeMap<String, AnalysisTemplateSpec>,
+    /// Those that the spec names, of both kinds, as far as they exist.
+    pub analysis_templates: BTreeMap<TemplateRef, AnalysisTemplateSpec>,
     /// Actions without an outcome, oldest first.
     pub actions: Vec<ActionView>,
     /// What the API server makes of the present template, if it was asked (see `revision::question`).

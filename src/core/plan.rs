@@ -41,8 +41,8 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     let spec = spec::parse(&obs.rollout.spec);
     let checked = spec.as_ref().map_err(Clone::clone).and_then(|spec| {
         spec::check(obs, spec)?;
-        let defaults = Defaults { prometheus_address: settings.prometheus_address.is_some() };
-        verdict::check(spec, &defaults)
+        let defaults = Defaults { prometheus_address: settings.prometheus_address.is_some(), without_traffic: !spec.has_traffic };
+        verdict::check(spec, &obs.analysis_templates, &defaults)
     });
     let remains = Spec::remains(&obs.rollout.spec);
     let mut draft = Draft::new(obs, spec.as_ref().unwrap_or(&remains), now);
@@ -55,6 +55,7 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
         _ => draft.go(),
     };
     report::write(&mut draft, &outcome);
+    draft.remove_old_runs();
     let events = report::events(&obs.rollout.status, &draft.status, obs, now);
     Plan { actions: draft.actions, status: draft.status, wake_at: draft.wake_at, events }
 }

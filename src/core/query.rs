@@ -103,6 +103,15 @@ impl Template {
         Ok(Self { parts })
     }
 
+    /// The text, if it is the same whatever the values are.
+    pub fn fixed(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [] => Some(""),
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
     /// Checks that everything that is used is known, can have a value, and may stand where it does. Returns the text with values that
     /// stand for those that are not known yet; `None` if nothing can stand for them.
     pub fn check(&self, scope: &Scope) -> Result<Option<String>, TemplateError> {

@@ -7,7 +7,10 @@ use super::{
     query::{Scope, Template},
     selector::Selector,
 };
-use crate::api::analysis::{HistogramQuantile, Metric, PrometheusProvider, Ratio, ScrapeProvider, SecretKeyRef};
+use crate::api::{
+    access::{Access, Header, RESERVED_HEADERS},
+    analysis::{HistogramQuantile, Metric, PrometheusProvider, Ratio, ScrapeProvider},
+};
 
 /// What is wrong with a field: its path within the metric, and words that say how to mend it.
 pub type Fault = (String, String);
@@ -57,7 +60,6 @@ pub enum Provider {
     Prometheus {
         /// `None`: the address that Sluice was installed with.
         address: Option<String>,
-        token: Option<SecretKeyRef>,
     },
     /// One URL (of a gateway, say).
     Url(Template),
@@ -69,6 +71,8 @@ pub enum Provider {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     pub provider: Provider,
+    /// What a request carries beside its question.
+    pub access: Access,
     pub what: What,
     pub unit: Unit,
     /// Time for one request.
@@ -114,11 +118,11 @@ impl Source {
             faults.extend(checked.err().map(|error| (field.to_owned(), error)));
         }
         match &self.provider {
-            Provider::Prometheus { address: None, .. } if !surroundings.prometheus => faults.push((
+            Provider::Prometheus { address: None } if !surroundings.prometheus => faults.push((
                 "prometheus.address".to_owned(),
                 "set the address of a Prometheus server: Sluice was installed without one (prometheus.address of its chart)".to_owned(),
             )),
-            Provider::Prometheus { address: Some(address), .. } => {
+            Provider::Prometheus { address: Some(address) } => {
                 faults.extend(check_url(address).map(|error| ("prometheus.address".to_owned(), error)));
             }
             Provider::Url(template) => {
@@ -128,6 +132,7 @@ impl Source {
             }
             _ => {}
         }
+        faults.extend(self.check_access().into_iter().map(|(part, message)| (format!("{provider}.{part}"), message)));
         if !(SignedDuration::from_millis(1)..=MAX_TIMEOUT).contains(&self.timeout) {
             faults.push((format!("{provider}.timeout"), "the timeout must be more than 0 and at most 60s".to_owned()));
         }
@@ -137,6 +142,53 @@ impl Source {
             faults
                 .push((format!("{field}.quantile"), format!("{quantile} is not above 0 and below 1: write 0.99 for the 99th percentile")));
         }
+    }
+}
+
+impl Source {
+    /// What a request carries goes where the metric's author has written, and nowhere else.
+    fn check_access(&self) -> Vec<Fault> {
+        let Access { headers, basic_auth, bearer_token_secret_ref, tls } = &self.access;
+        let mut faults: Vec<Fault> = headers.iter().filter_map(|header| Some(("headers".to_owned(), check_header(header)?))).collect();
+        let mut fault = |field: &str, message: &str| faults.push((field.to_owned(), message.to_owned()));
+        if basic_auth.is_some() && bearer_token_secret_ref.is_some() {
+            fault("basicAuth", "basicAuth and bearerTokenSecretRef both set the header Authorization: use one of them");
+        }
+        let address = match &self.provider {
+            Provider::Prometheus { address } => address.as_deref().or(Some("")),
+            Provider::Url(url) => url.fixed(),
+            Provider::Pods { .. } => None,
+        };
+        match address {
+            None if !self.access.is_empty() => fault(
+                "url",
+                "headers, basicAuth, bearerTokenSecretRef and tls need a url without variables, so that it is written where they go: set url, and write its values out",
+            ),
+            Some(address) if tls.is_some() && !address.starts_with("https://") => {
+                fault("tls", "tls belongs to an address that begins with https://: write that address");
+            }
+            _ => {}
+        }
+        if tls.as_ref().is_some_and(|tls| tls.ca_secret_ref.is_none() && tls.client_secret_name.is_none()) {
+            fault("tls", "tls has caSecretRef, clientSecretName, or both");
+        }
+        faults
+    }
+}
+
+fn check_header(Header { name, value, value_secret_ref }: &Header) -> Option<String> {
+    if http::HeaderName::try_from(name).is_err() {
+        return Some(format!("{name:?} is not the name of a header"));
+    }
+    if RESERVED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+        return Some(format!("the header {name} cannot be set here: for Authorization use basicAuth or bearerTokenSecretRef"));
+    }
+    match (value, value_secret_ref) {
+        (Some(value), None) if http::HeaderValue::try_from(value).is_err() => {
+            Some(format!("the value of the header {name} holds characters that cannot be sent"))
+        }
+        (Some(_), None) | (None, Some(_)) => None,
+        _ => Some(format!("the header {name} has exactly one of value and valueSecretRef")),
     }
 }
 
@@ -150,9 +202,9 @@ fn from_prometheus(metric: &Metric, prometheus: &PrometheusProvider) -> Result<S
             return Err(vec![("prometheus".to_owned(), message.to_owned())]);
         }
     };
-    let provider = Provider::Prometheus { address: prometheus.address.clone(), token: prometheus.bearer_token_secret_ref.clone() };
+    let provider = Provider::Prometheus { address: prometheus.address.clone() };
     let timeout = prometheus.timeout.as_ref().map_or(PROMETHEUS_TIMEOUT, |timeout| timeout.get());
-    Ok(Source { provider, what, unit, timeout })
+    Ok(Source { provider, access: prometheus.access.clone(), what, unit, timeout })
 }
 
 fn from_scrape(metric: &Metric, scrape: &ScrapeProvider) -> Result<Source, Vec<Fault>> {
@@ -179,7 +231,7 @@ fn from_scrape(metric: &Metric, scrape: &ScrapeProvider) -> Result<Source, Vec<F
         }
     };
     let timeout = scrape.timeout.as_ref().map_or(SCRAPE_TIMEOUT, |timeout| timeout.get());
-    Ok(Source { provider, what, unit, timeout })
+    Ok(Source { provider, access: scrape.access.clone(), what, unit, timeout })
 }
 
 fn template(field: &str, text: &str) -> Result<Template, Vec<Fault>> {
@@ -202,7 +254,7 @@ fn check_url(text: &str) -> Option<String> {
     let Ok(uri) = text.parse::<http::Uri>() else { return bad("write a URL such as http://prometheus.monitoring:9090") };
     match (uri.scheme_str(), uri.authority()) {
         (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
-            bad("it holds credentials; put a token into a Secret (bearerTokenSecretRef)")
+            bad("it holds credentials; put them into a Secret (bearerTokenSecretRef, basicAuth)")
         }
         (Some("http" | "https"), Some(authority)) if !authority.host().is_empty() => None,
         _ => bad("it must begin with http:// or https:// and a host"),

@@ -1,15 +1,22 @@
 //! The Rollout's side of analysis: which runs there must be, and what they let it do.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::json;
 
 use super::{
     analysis,
     draft::{Draft, Flow, Waiting, wait},
-    observed::RunView,
+    observed::{Observed, RunView},
     patch::{self, Guarded, Kind},
     spec::{Invalid, StepKind, invalid},
 };
-use crate::api::{RunPhase, keys, rollout::StepAnalysis, status::AnalysisSummary};
+use crate::api::{
+    AnalysisTemplateSpec, RolloutStatus, RunPhase, analysis::TemplateRef, keys, rollout::StepAnalysis, status::AnalysisSummary,
+};
+
+/// Runs that are kept of each revision, beside those of the running rollout.
+const KEPT_RUNS: usize = 10;
 
 impl Draft<'_> {
     /// Deterministic, so that a run is made once: revision, start of the rollout, step, attempt.
@@ -36,13 +43,15 @@ impl Draft<'_> {
             return wait(Waiting::Analysis, "no rollout is running");
         };
         if self.run(step).is_none() {
-            let (metrics, args) = match analysis::resolve(analysis, &self.obs.analysis_templates) {
-                Ok(resolved) => resolved,
-                Err(why) => return wait(Waiting::Progress, format!("the analysis cannot start: {why}")),
-            };
+            let analysis::Resolved { metrics, args, cluster_templates } =
+                match analysis::resolve(analysis, &self.obs.analysis_templates, self.spec.has_traffic) {
+                    Ok(resolved) => resolved,
+                    Err(why) => return wait(Waiting::Progress, format!("the analysis cannot start: {why}")),
+                };
             let rollout = &self.obs.rollout;
             let mut spec = json!({
                 "rollout": rollout.meta.name, "canaryHash": canary.revision, "args": args, "metrics": metrics,
+                "clusterTemplates": cluster_templates,
             });
             if self.spec.has_traffic {
                 spec["service"] = json!(self.spec.traffic.service);
@@ -156,10 +165,34 @@ impl Draft<'_> {
             true => vec![],
             false => self.current_runs().iter().map(|run| run.meta.name.clone()).collect(),
         };
-        let obs = self.obs;
-        for run in obs.runs.iter().filter(|run| !run.status.phase.is_final() && !run.spec.terminate && !current.contains(&run.meta.name)) {
+        for run in our_runs(self.obs).filter(|run| !run.status.phase.is_final() && !run.spec.terminate && !current.contains(&run.meta.name))
+        {
             let patch = Guarded::new(Kind::AnalysisRun, &run.meta).add("/spec/terminate", true);
             self.act(patch.kept_fenced(format!("end AnalysisRun {}", run.meta.name)));
+        }
+    }
+
+    /// Removes runs that nobody looks for any more: kept are those of the running rollout, and the newest of each revision in the
+    /// history. It is housekeeping, so it waits for a moment in which there is nothing else to write: what refuses it refuses nothing else.
+    pub fn remove_old_runs(&mut self) {
+        if !self.actions.is_empty() || self.status != self.obs.rollout.status {
+            return;
+        }
+        let current: BTreeSet<String> = self.current_runs().into_iter().map(|run| run.meta.name.clone()).collect();
+        let RolloutStatus { history, canary_revision, stable_revision, .. } = &self.obs.rollout.status;
+        let remembered: BTreeSet<&String> =
+            history.iter().map(|entry| &entry.revision).chain(canary_revision).chain(stable_revision).collect();
+        let has_ended = |run: &&RunView| run.status.phase.is_final() && !run.meta.deleting && !current.contains(&run.meta.name);
+        let mut ended: Vec<&RunView> = our_runs(self.obs).filter(has_ended).collect();
+        ended.sort_by_key(|run| std::cmp::Reverse((run.status.started_at.as_ref().map(|at| at.0), &run.meta.name)));
+        let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
+        for run in ended {
+            let of_revision = kept.entry(&run.spec.canary_hash).or_default();
+            if *of_revision < KEPT_RUNS && remembered.contains(&run.spec.canary_hash) {
+                *of_revision += 1;
+            } else {
+                self.act(patch::delete(Kind::AnalysisRun, &run.meta, format!("remove AnalysisRun {}: it is old", run.meta.name)));
+            }
         }
     }
 
@@ -175,6 +208,11 @@ impl Draft<'_> {
     }
 }
 
+/// The runs that Sluice has made for this Rollout. One that a person has made is the person's to end and to remove.
+fn our_runs(obs: &Observed) -> impl Iterator<Item = &RunView> {
+    obs.runs.iter().filter(|run| run.meta.labels.get(keys::ROLLOUT) == Some(&obs.rollout.meta.name))
+}
+
 fn waits_for(run: &RunView) -> String {
     match run.status.message.is_empty() {
         true => format!("waits for AnalysisRun {}", run.meta.name),
@@ -183,7 +221,11 @@ fn waits_for(run: &RunView) -> String {
 }
 
 /// The metrics of a spec, as far as they can be checked.
-pub fn check(spec: &super::spec::Spec, defaults: &analysis::Defaults) -> Result<(), Invalid> {
+pub fn check(
+    spec: &super::spec::Spec,
+    templates: &BTreeMap<TemplateRef, AnalysisTemplateSpec>,
+    defaults: &analysis::Defaults,
+) -> Result<(), Invalid> {
     let inline = spec.steps.iter().enumerate().filter_map(|(i, step)| match step {
         StepKind::Analysis(analysis) => Some((format!("spec.strategy.canary.steps[{i}].analysis"), analysis)),
         _ => None,
@@ -195,6 +237,15 @@ pub fn check(spec: &super::spec::Spec, defaults: &analysis::Defaults) -> Result<
             if let Err(mut problems) = analysis::validate_metric(metric, defaults, args.as_ref()) {
                 let (part, mend) = problems.swap_remove(0);
                 return Err(invalid(format!("{field}.metrics[{i}].{part}"), mend));
+            }
+        }
+        // What else may be wrong with a template is said when it is used: it may be edited until then, and by others.
+        for (i, template) in analysis.templates.iter().enumerate() {
+            for metric in templates.get(template).iter().flat_map(|known| &known.metrics) {
+                let faults = analysis::validate_metric(metric, defaults, None).err().unwrap_or_default();
+                if let Some((_, mend)) = faults.into_iter().find(|(part, _)| part == "prometheus.address") {
+                    return Err(invalid(format!("{field}.templates[{i}]"), format!("metric {} of {template}: {mend}", metric.name)));
+                }
             }
         }
     }

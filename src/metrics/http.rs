@@ -7,7 +7,10 @@ use jiff::SignedDuration;
 use reqwest::{Client, ClientBuilder, RequestBuilder, StatusCode, Url, header::CONTENT_TYPE, redirect::Policy};
 use tokio::sync::Semaphore;
 
-use super::guard::{Allow, Forbidden, Resolver, forbidden};
+use super::{
+    access::Credentials,
+    guard::{Allow, Forbidden, Resolver},
+};
 use crate::core::analysis::{ErrorKind, ProviderError};
 
 /// Bytes that all answers together may take at one time.
@@ -25,6 +28,28 @@ pub struct Http {
     memory: Semaphore,
 }
 
+/// Who is asked.
+#[derive(Clone, Copy, Debug)]
+pub enum To<'a> {
+    /// The address that Sluice was installed with: it may be anywhere.
+    Installation,
+    /// A host that a user has written, by name or address; the URL may hold an address that the name was resolved to.
+    Host(&'a str),
+    /// A pod of the canary: nobody has written its address.
+    Pod,
+}
+
+/// One request.
+pub struct Call<'a> {
+    pub url: Url,
+    pub to: To<'a>,
+    pub credentials: &'a Credentials,
+    /// Waiting for memory is not part of it.
+    pub timeout: SignedDuration,
+    /// Bytes of the answer that are read.
+    pub most: usize,
+}
+
 /// An answer, whatever its status.
 #[derive(Debug)]
 pub struct Answer {
@@ -38,34 +63,43 @@ impl Http {
         if rustls::crypto::CryptoProvider::get_default().is_none() && rustls::crypto::ring::default_provider().install_default().is_err() {
             tracing::debug!("another thread has installed a TLS provider just now");
         }
-        let guarded = client(|| builder().dns_resolver(Arc::new(Resolver { allow: *allow })))?;
+        let guarded = client(|| guarded(allow))?;
         let trusted = client(builder)?;
-        Ok(Self { guarded, trusted, allow: *allow, memory: Semaphore::new(MEMORY) })
+        Ok(Self { guarded, trusted, allow: allow.clone(), memory: Semaphore::new(MEMORY) })
     }
 
-    /// Sends a request and reads at most `most` bytes of its answer. Waiting for memory is not part of the time.
-    pub async fn send(
-        &self,
-        url: Url,
-        trusted: bool,
-        timeout: SignedDuration,
-        most: usize,
-        request: impl FnOnce(&Client, Url) -> RequestBuilder,
-    ) -> Result<Answer, ProviderError> {
+    /// Sends a request and reads its answer.
+    pub async fn send(&self, call: Call<'_>, request: impl FnOnce(&Client, Url) -> RequestBuilder) -> Result<Answer, ProviderError> {
+        let Call { url, to, credentials, timeout, most } = call;
         // The client asks its resolver for names only.
         let literal = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
-        if let Some(forbidden) = literal.filter(|_| !trusted).and_then(|ip| forbidden(ip, &self.allow)) {
+        let forbidden = literal.and_then(|ip| match to {
+            To::Installation => None,
+            To::Host(host) => self.allow.refuses(host, ip),
+            To::Pod => self.allow.refuses_pod(ip),
+        });
+        if let Some(forbidden) = forbidden {
             return Err(ErrorKind::Forbidden.error(forbidden.to_string()));
         }
         let memory = self.memory.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
         let _memory = memory.map_err(|error| ErrorKind::Unreachable.error(error.to_string()))?;
-        let client = if trusted { &self.trusted } else { &self.guarded };
+        let client = match (credentials.has_certificates(), to) {
+            (true, To::Installation) => credentials.client(builder())?,
+            (true, _) => credentials.client(guarded(&self.allow))?,
+            (false, To::Installation) => self.trusted.clone(),
+            (false, _) => self.guarded.clone(),
+        };
         let place = place(&url);
-        let request = request(client, url);
+        let request = request(&client, url).headers(credentials.headers());
         let limit = Duration::try_from(timeout).unwrap_or_default();
         let answer = tokio::time::timeout(limit, receive(request, &place, most)).await;
-        answer.unwrap_or_else(|_| Err(ErrorKind::Timeout.error(format!("{place} did not answer within {timeout:#}"))))
+        let answer = answer.unwrap_or_else(|_| Err(ErrorKind::Timeout.error(format!("{place} did not answer within {timeout:#}"))))?;
+        Ok(Answer { body: credentials.redact(answer.body), ..answer })
     }
+}
+
+fn guarded(allow: &Allow) -> ClientBuilder {
+    builder().dns_resolver(Arc::new(Resolver { allow: allow.clone() }))
 }
 
 fn builder() -> ClientBuilder {

@@ -1,7 +1,9 @@
 //! Providers: a query in, typed samples or a typed error out. Nothing here touches Kubernetes: what is needed of it (pods' addresses,
 //! Secrets) comes through [`Sources`].
 
+mod access;
 pub mod exposition;
+mod flights;
 mod guard;
 mod http;
 mod prometheus;
@@ -14,22 +16,26 @@ use futures::future::join_all;
 use jiff::Timestamp;
 
 use crate::{
-    api::{AnalysisRunSpec, AnalysisRunStatus, Metric, analysis::SecretKeyRef, run::Reading},
+    api::{AnalysisRunSpec, AnalysisRunStatus, AnalysisTemplateSpec, Metric, run::Reading},
     core::{
-        analysis::{self, ErrorKind, Measured, ProviderError},
+        analysis::{self, ErrorKind, Measured, ProviderError, SecretsOf},
+        judge::Sample,
         query::Values,
         source::{Provider, Source},
     },
 };
 
-pub use guard::{Allow, forbidden};
+use access::Credentials;
+pub use access::SecretData;
+use flights::Flights;
+pub use guard::{Allow, Place, forbidden};
 
 /// What the installation brings.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Prometheus for metrics that name no address. It may be anywhere, whatever `allow` says.
     pub prometheus_address: Option<String>,
-    /// Token for that address, and for no other.
+    /// Token for that address, and for no other; for metrics that bring nothing of their own.
     pub prometheus_token: Option<Token>,
     /// Which other addresses may be asked.
     pub allow: Allow,
@@ -61,8 +67,11 @@ pub trait Sources: Send + Sync {
     /// The ready pods of the revision that is judged.
     async fn pods(&self) -> Result<Vec<PodTarget>, String>;
 
-    /// The value of a Secret's key, if metrics may use it; else why not.
-    async fn token(&self, secret: &SecretKeyRef) -> Result<Token, String>;
+    /// What a Secret holds, if metrics may use it; else why not.
+    async fn secret(&self, of: SecretsOf, name: &str) -> Result<SecretData, String>;
+
+    /// A ClusterAnalysisTemplate as it is now.
+    fn cluster_template(&self, name: &str) -> Option<AnalysisTemplateSpec>;
 }
 
 /// A pod that exposes metrics.
@@ -132,44 +141,86 @@ pub async fn measure_due(
 pub struct Providers {
     settings: Settings,
     http: http::Http,
+    flights: Flights<prometheus::Question, prometheus::Answered>,
 }
 
 impl Providers {
     pub fn new(settings: Settings) -> Result<Self, String> {
         let http = http::Http::new(&settings.allow)?;
-        Ok(Self { settings, http })
+        Ok(Self { settings, http, flights: Flights::default() })
     }
 
-    async fn ask(&self, source: &Source, values: &Values, request: &MeasureRequest<'_>, queries: &mut Vec<String>) -> Outcome {
+    async fn ask(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        values: &Values,
+        request: &MeasureRequest<'_>,
+        queries: &mut Vec<String>,
+    ) -> Outcome {
         match &source.provider {
-            Provider::Prometheus { address, token } => {
-                let token = match (token, address) {
-                    (Some(secret), _) => Some(request.sources.token(secret).await.map_err(|why| ErrorKind::Secret.error(why))?),
-                    (None, None) => self.settings.prometheus_token.clone(),
-                    (None, Some(_)) => None,
-                };
+            Provider::Prometheus { address } => {
                 let trusted = address.is_none();
                 let address = address.as_ref().or(self.settings.prometheus_address.as_ref());
                 let address = address.ok_or_else(|| ErrorKind::Invalid.error("there is no address of a Prometheus server"))?;
-                let server = prometheus::Server { http: &self.http, address, trusted, token, timeout: source.timeout, now: request.now };
-                server.measure(&source.what, values, queries).await.map(|sample| (Some(sample), None))
+                let edge = edge(request.now);
+                let server = prometheus::Server {
+                    http: &self.http,
+                    flights: &self.flights,
+                    address,
+                    trusted,
+                    credentials,
+                    timeout: source.timeout,
+                    edge,
+                };
+                let sample = server.measure(&source.what, values, queries).await?;
+                Ok(Found { sample: Some(sample), since: Some(edge - values.interval), reading: None })
             }
             Provider::Url(url) => {
                 let url = url.render(values).map_err(|error| ErrorKind::Invalid.error(error.to_string()))?;
                 let targets = scrape::resolve(&url, &self.settings.allow, source.timeout).await?;
-                scrape::measure(&self.http, source, values, targets, request, queries).await
+                scrape::measure(&self.http, source, values, targets, credentials, request, queries).await
             }
             Provider::Pods { port, path } => {
                 let pods = request.sources.pods().await.map_err(|why| ErrorKind::Unreachable.error(why))?;
                 let targets = pods.iter().map(|pod| scrape::Target::pod(pod, *port, path.as_deref())).collect::<Result<_, _>>()?;
-                scrape::measure(&self.http, source, values, targets, request, queries).await
+                scrape::measure(&self.http, source, values, targets, credentials, request, queries).await
             }
         }
     }
 }
 
-/// What was found, and the counters as they are now.
-type Outcome = Result<(Option<crate::core::judge::Sample>, Option<Reading>), ProviderError>;
+/// A whole second: those who ask the same within it can share the answer.
+fn edge(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// What was found.
+struct Found {
+    sample: Option<Sample>,
+    /// Begin of the window, where it is not one interval before now.
+    since: Option<Timestamp>,
+    /// The counters as they are now.
+    reading: Option<Reading>,
+}
+
+type Outcome = Result<Found, ProviderError>;
+
+impl Providers {
+    async fn find(&self, request: &MeasureRequest<'_>, queries: &mut Vec<String>) -> Outcome {
+        let sources = request.sources;
+        let origin = analysis::origin(request.spec, request.metric, |template| sources.cluster_template(template));
+        let (metric, secrets) = origin.map_err(|why| ErrorKind::Secret.error(why))?;
+        let source = analysis::source(request.spec, &metric, self.has_prometheus()).map_err(|why| ErrorKind::Invalid.error(why))?;
+        // What a metric's author has written may change whose data an answer is about: not with credentials that are not theirs.
+        let credentials = match (&source.provider, source.access.is_empty()) {
+            (Provider::Prometheus { address: None }, true) => Credentials::of_the_installation(self.settings.prometheus_token.as_ref())?,
+            _ => Credentials::read(&source.access, secrets, sources).await?,
+        };
+        let values = analysis::values(request.namespace, request.spec, &metric);
+        self.ask(&source, &credentials, &values, request, queries).await
+    }
+}
 
 #[async_trait]
 impl Measure for Providers {
@@ -179,18 +230,10 @@ impl Measure for Providers {
 
     async fn measure(&self, request: &MeasureRequest<'_>) -> Measured {
         let mut queries = Vec::new();
-        let source = analysis::source(request.spec, request.metric, self.has_prometheus()).map_err(|why| ErrorKind::Invalid.error(why));
-        let values = analysis::values(request.namespace, request.spec, request.metric);
-        let outcome = match source {
-            Ok(source) => self.ask(&source, &values, request, &mut queries).await,
-            Err(error) => Err(error),
-        };
-        let (result, reading) = match outcome {
-            Ok((sample, reading)) => (Ok(sample), reading),
-            Err(error) => (Err(error), None),
-        };
-        let since = reading.as_ref().and(request.previous).map(|previous| previous.at.0);
-        Measured { queries, result, since, reading }
+        match self.find(request, &mut queries).await {
+            Ok(Found { sample, since, reading }) => Measured { queries, result: Ok(sample), since, reading },
+            Err(error) => Measured { queries, result: Err(error), since: None, reading: None },
+        }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use futures::future::try_join;
 use jiff::{SignedDuration, Timestamp};
-use reqwest::{Url, header::HeaderValue};
+use reqwest::Url;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Token,
-    http::{Http, beginning},
+    access::Credentials,
+    flights::Flights,
+    http::{Call, Http, To, beginning},
 };
 use crate::core::{
     analysis::{ErrorKind, ProviderError},
@@ -22,18 +23,35 @@ use crate::core::{
 const MOST: usize = 1 << 20;
 /// Series of one answer that are judged; a query for more is meant for people, not for a judge.
 const MOST_SERIES: usize = 100;
+/// Series of one answer that are kept: buckets of a histogram, too, are not more.
+const MOST_KEPT: usize = 1000;
 
 /// A server, and when its data is looked at.
 pub struct Server<'a> {
     pub http: &'a Http,
+    pub flights: &'a Flights<Question, Answered>,
     pub address: &'a str,
     /// The address that Sluice was installed with.
     pub trusted: bool,
-    pub token: Option<Token>,
+    pub credentials: &'a Credentials,
     pub timeout: SignedDuration,
-    /// All queries of a measurement are evaluated at the same moment.
-    pub now: Timestamp,
+    /// All queries of a measurement are evaluated at the same moment: the end of the window.
+    pub edge: Timestamp,
 }
+
+/// What makes two requests the same.
+#[derive(PartialEq, Eq, Hash)]
+pub struct Question {
+    address: String,
+    trusted: bool,
+    credentials: [u8; 32],
+    timeout: SignedDuration,
+    query: String,
+    edge: Timestamp,
+}
+
+/// The series of an instant query: label `le`, value.
+pub type Answered = Result<Vec<(Option<String>, f64)>, ProviderError>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -73,11 +91,7 @@ impl Server<'_> {
                 let query = render(query)?;
                 let series = self.query(&query).await?;
                 if series.len() > MOST_SERIES {
-                    let message = format!(
-                        "the query returns {} series, at most {MOST_SERIES} can be judged: aggregate them, with sum() say",
-                        series.len()
-                    );
-                    return Err(ErrorKind::TooLarge.error(message));
+                    return Err(too_many(series.len(), MOST_SERIES));
                 }
                 Ok(Sample { values: series.into_iter().map(|(_, value)| value).collect(), ..Sample::default() })
             }
@@ -106,24 +120,27 @@ impl Server<'_> {
         }
     }
 
-    /// The series of an instant query: label `le`, value.
-    async fn query(&self, query: &str) -> Result<Vec<(Option<String>, f64)>, ProviderError> {
+    /// Asks, or waits for the answer to somebody else who asks the same.
+    async fn query(&self, query: &str) -> Answered {
+        let question = Question {
+            address: self.address.to_owned(),
+            trusted: self.trusted,
+            credentials: self.credentials.identity(),
+            timeout: self.timeout,
+            query: query.to_owned(),
+            edge: self.edge,
+        };
+        self.flights.share(question, self.ask(query)).await
+    }
+
+    async fn ask(&self, query: &str) -> Answered {
         let url = format!("{}/api/v1/query", self.address.trim_end_matches('/'));
         let url = Url::parse(&url).map_err(|error| ErrorKind::Invalid.error(format!("{:?} is not a URL: {error}", self.address)))?;
-        let time = format!("{}.{:03}", self.now.as_second(), self.now.subsec_millisecond());
-        let token = self.token.as_ref().map(|token| {
-            let mut header = HeaderValue::try_from(format!("Bearer {}", token.expose().trim()));
-            if let Ok(header) = &mut header {
-                header.set_sensitive(true);
-            }
-            header.map_err(|_| ErrorKind::Secret.error("the token holds characters that cannot be sent: is it encoded twice?"))
-        });
-        let token = token.transpose()?;
-        let send = |client: &reqwest::Client, url| {
-            let request = client.post(url).form(&[("query", query), ("time", &time)]);
-            token.into_iter().fold(request, |request, token| request.header(reqwest::header::AUTHORIZATION, token))
-        };
-        let answer = self.http.send(url, self.trusted, self.timeout, MOST, send).await?;
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let to = if self.trusted { To::Installation } else { To::Host(&host) };
+        let time = format!("{}.{:03}", self.edge.as_second(), self.edge.subsec_millisecond());
+        let call = Call { url, to, credentials: self.credentials, timeout: self.timeout, most: MOST };
+        let answer = self.http.send(call, |client, url| client.post(url).form(&[("query", query), ("time", &time)])).await?;
         let reply: Reply = match serde_json::from_str(&answer.body) {
             Ok(reply) => reply,
             Err(_) if !answer.status.is_success() => {
@@ -140,7 +157,12 @@ impl Server<'_> {
     }
 }
 
-fn series(reply: Reply, success: bool) -> Result<Vec<(Option<String>, f64)>, ProviderError> {
+fn too_many(series: usize, most: usize) -> ProviderError {
+    let message = format!("the query returns {series} series, at most {most} can be judged: aggregate them, with sum() say");
+    ErrorKind::TooLarge.error(message)
+}
+
+fn series(reply: Reply, success: bool) -> Answered {
     if !success || reply.status != "success" {
         let kind = reply.error_type.unwrap_or_else(|| "error".to_owned());
         return Err(ErrorKind::Refused.error(format!("Prometheus answers {kind}: {}", beginning(&reply.error.unwrap_or_default()))));
@@ -157,6 +179,9 @@ fn series(reply: Reply, success: bool) -> Result<Vec<(Option<String>, f64)>, Pro
         other => return Err(malformed(format!("the query returns a {other}, it must return a number or an instant vector"))),
     };
     let series = series.map_err(|error| malformed(format!("the answer is not one of Prometheus: {error}")))?;
+    if series.len() > MOST_KEPT {
+        return Err(too_many(series.len(), MOST_KEPT));
+    }
     let number = |series: Series| {
         let le = series.metric.get("le").and_then(Value::as_str).map(str::to_owned);
         let (_, value) = series

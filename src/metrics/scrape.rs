@@ -14,10 +14,11 @@ use reqwest::{
 };
 
 use super::{
-    MeasureRequest, Outcome, PodTarget,
+    Found, MeasureRequest, Outcome, PodTarget,
+    access::Credentials,
     exposition::{Line, Series, lines},
     guard::{Allow, Forbidden, lookup},
-    http::{Http, beginning},
+    http::{Call, Http, To, beginning},
     prometheus::{quantile_sample, ratio},
 };
 use crate::{
@@ -51,8 +52,10 @@ pub struct Target {
     /// Stays the same as long as the counters do.
     name: String,
     url: Url,
-    /// The host that is asked for, where the URL holds its address.
+    /// The host that a user has written; `None`: a pod.
     host: Option<String>,
+    /// The header `Host`, where the URL holds the address of that host.
+    authority: Option<String>,
 }
 
 impl Target {
@@ -66,7 +69,7 @@ impl Target {
         let path = path.or(pod.path.as_deref()).unwrap_or("/metrics");
         let url = format!("http://{}{}{path}", SocketAddr::new(pod.ip, port), if path.starts_with('/') { "" } else { "/" });
         let url = url.parse().map_err(|error| ErrorKind::Invalid.error(format!("pod {}: {path:?} is not a path: {error}", pod.name)))?;
-        Ok(Self { name: pod.name.clone(), url, host: None })
+        Ok(Self { name: pod.name.clone(), url, host: None, authority: None })
     }
 }
 
@@ -76,9 +79,10 @@ pub async fn resolve(url: &str, allow: &Allow, timeout: SignedDuration) -> Resul
     let url: Url = url.parse().map_err(|error| bad(format!("{error}")))?;
     let Some(host) = url.host_str().map(str::to_owned) else { return Err(bad("it has no host".to_owned())) };
     let port = url.port_or_known_default().unwrap_or(80);
-    let single = Target { name: format!("{host}:{port}"), url: url.clone(), host: None };
+    let bare = host.trim_matches(['[', ']']).to_owned();
+    let single = Target { name: format!("{host}:{port}"), url: url.clone(), host: Some(bare.clone()), authority: None };
     // Certificates are for names: over https a name is one source.
-    if url.scheme() != "http" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+    if url.scheme() != "http" || bare.parse::<IpAddr>().is_ok() {
         return Ok(vec![single]);
     }
     let limit = std::time::Duration::try_from(timeout).unwrap_or_default();
@@ -92,7 +96,7 @@ pub async fn resolve(url: &str, allow: &Allow, timeout: SignedDuration) -> Resul
     let target = |address| {
         let mut url = url.clone();
         url.set_ip_host(address).map_err(|()| bad("it cannot have an address".to_owned()))?;
-        Ok(Target { name: SocketAddr::new(address, port).to_string(), url, host: Some(authority.clone()) })
+        Ok(Target { name: SocketAddr::new(address, port).to_string(), url, host: Some(host.clone()), authority: Some(authority.clone()) })
     };
     one_family(addresses).into_iter().map(target).collect()
 }
@@ -112,6 +116,7 @@ pub async fn measure(
     source: &Source,
     values: &Values,
     targets: Vec<Target>,
+    credentials: &Credentials,
     request: &MeasureRequest<'_>,
     queries: &mut Vec<String>,
 ) -> Outcome {
@@ -120,12 +125,13 @@ pub async fn measure(
         let message = format!("{} pods or addresses are too many to read: at most {MOST_SOURCES}, use Prometheus", targets.len());
         return Err(ErrorKind::TooLarge.error(message));
     }
-    let read = targets.into_iter().map(|target| read(http, target, source.timeout, &wanted));
+    let read = targets.into_iter().map(|target| read(http, target, credentials, source.timeout, &wanted));
     let current: BTreeMap<_, _> = try_join_all(read).await?.into_iter().collect();
     if let What::Value(_) = source.what {
         let values: Vec<f64> = current.values().filter_map(|counters| counters.get(VALUE)).copied().collect();
         let sum = if values.is_empty() { vec![] } else { vec![values.iter().sum()] };
-        return Ok((Some(Sample { values: sum, caveat: nobody(&current), ..Sample::default() }), None));
+        let sample = Sample { values: sum, caveat: nobody(&current), ..Sample::default() };
+        return Ok(Found { sample: Some(sample), since: None, reading: None });
     }
     let sample = request.previous.map(|previous| {
         let increase = increase(&previous.counters, &current);
@@ -138,7 +144,8 @@ pub async fn measure(
         }
     });
     let sample = sample.transpose()?.map(|sample| Sample { caveat: nobody(&current).or(sample.caveat.clone()), ..sample });
-    Ok((sample, Some(Reading { at: MicroTime(request.now), counters: remembered(request.previous, current) })))
+    let reading = Reading { at: MicroTime(request.now), counters: remembered(request.previous, current) };
+    Ok(Found { sample, since: request.previous.map(|previous| previous.at.0), reading: Some(reading) })
 }
 
 fn nobody(current: &BTreeMap<String, Counters>) -> Option<String> {
@@ -169,14 +176,21 @@ fn increase(previous: &BTreeMap<String, Counters>, current: &BTreeMap<String, Co
     total
 }
 
-async fn read(http: &Http, target: Target, timeout: SignedDuration, wanted: &Wanted) -> Result<(String, Counters), ProviderError> {
-    let Target { name, url, host } = target;
+async fn read(
+    http: &Http,
+    target: Target,
+    credentials: &Credentials,
+    timeout: SignedDuration,
+    wanted: &Wanted,
+) -> Result<(String, Counters), ProviderError> {
+    let Target { name, url, host, authority } = target;
     let send = |client: &reqwest::Client, url| {
         let request = client.get(url).header(ACCEPT, TYPES);
-        host.into_iter().fold(request, |request, host| request.header(HOST, host))
+        authority.into_iter().fold(request, |request, host| request.header(HOST, host))
     };
     let of = |error: ProviderError| ProviderError { message: format!("{name}: {}", error.message), ..error };
-    let answer = http.send(url, false, timeout, MOST, send).await.map_err(of)?;
+    let call = Call { url, to: host.as_deref().map_or(To::Pod, To::Host), credentials, timeout, most: MOST };
+    let answer = http.send(call, send).await.map_err(of)?;
     if !answer.status.is_success() {
         let message = format!("HTTP {}: {}", answer.status.as_u16(), beginning(&answer.body));
         return Err(of(ErrorKind::Refused.error(message.trim_end_matches([' ', ':']))));

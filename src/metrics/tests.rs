@@ -1,6 +1,8 @@
 //! The providers against servers on the loopback.
 
+mod access;
 mod real;
+mod shared;
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +21,7 @@ use super::*;
 use crate::{
     api::{
         RunPhase, Verdict,
+        access::{Access, SecretKeyRef},
         analysis::{Preset, PrometheusProvider, Ratio, ScrapeProvider},
     },
     core::judge::Sample,
@@ -63,10 +66,20 @@ fn vector(series: &[(&str, &str)]) -> String {
     format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#, series.join(","))
 }
 
+/// Whose it is, its name, its data.
+type FakeSecret = (SecretsOf, &'static str, &'static [(&'static str, &'static str)]);
+
 #[derive(Default)]
 struct Fake {
     pods: Vec<PodTarget>,
-    token: Option<Token>,
+    secrets: Vec<FakeSecret>,
+    templates: BTreeMap<String, AnalysisTemplateSpec>,
+}
+
+impl Fake {
+    fn with_secrets(secrets: &[FakeSecret]) -> Self {
+        Self { secrets: secrets.to_vec(), ..Self::default() }
+    }
 }
 
 #[async_trait]
@@ -75,14 +88,20 @@ impl Sources for Fake {
         Ok(self.pods.clone())
     }
 
-    async fn token(&self, secret: &SecretKeyRef) -> Result<Token, String> {
-        self.token.clone().ok_or_else(|| format!("Secret {} lacks the label", secret.name))
+    async fn secret(&self, of: SecretsOf, name: &str) -> Result<SecretData, String> {
+        let found = self.secrets.iter().find(|(whose, known, _)| (*whose, *known) == (of, name));
+        let (_, _, data) = found.ok_or_else(|| format!("Secret {name} lacks the label"))?;
+        Ok(SecretData(data.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect()))
+    }
+
+    fn cluster_template(&self, name: &str) -> Option<AnalysisTemplateSpec> {
+        self.templates.get(name).cloned()
     }
 }
 
 fn providers(prometheus: Option<&str>) -> Providers {
     let prometheus_address = prometheus.map(str::to_owned);
-    Providers::new(Settings { prometheus_address, allow: Allow { loopback: true }, ..Settings::default() }).unwrap()
+    Providers::new(Settings { prometheus_address, allow: Allow { loopback: true, ..Allow::default() }, ..Settings::default() }).unwrap()
 }
 
 fn run(metric: &Metric) -> AnalysisRunSpec {
@@ -95,6 +114,7 @@ fn run(metric: &Metric) -> AnalysisRunSpec {
         step: Some(0),
         args: BTreeMap::new(),
         metrics: vec![metric.clone()],
+        cluster_templates: BTreeMap::new(),
         terminate: false,
     }
 }
@@ -183,6 +203,7 @@ async fn what_is_not_an_answer_is_a_typed_error() {
         ),
         ("not a number", 200, vector(&[("", "one")]), ErrorKind::Malformed, "\"one\" is not a number"),
         ("no data", 200, r#"{"status":"success"}"#.into(), ErrorKind::Malformed, "the answer has no data"),
+        ("far too many series", 200, vector(&vec![("", "1"); 1001]), ErrorKind::TooLarge, "the query returns 1001 series, at most 1000"),
         ("many series", 200, vector(&many), ErrorKind::TooLarge, "the query returns 101 series"),
     ] {
         let error = plain(&providers, move || (StatusCode::from_u16(status).unwrap(), body.clone()).into_response()).await.unwrap_err();
@@ -230,7 +251,7 @@ async fn a_token_goes_where_it_belongs_and_is_never_shown() {
     let with = |address: Option<&str>, token: bool| {
         let provider = PrometheusProvider {
             address: address.map(str::to_owned),
-            bearer_token_secret_ref: token.then(|| reference.clone()),
+            access: Access { bearer_token_secret_ref: token.then(|| reference.clone()), ..Access::default() },
             ..query("x").prometheus.unwrap()
         };
         Metric { prometheus: Some(provider), ..query("x") }
@@ -238,11 +259,11 @@ async fn a_token_goes_where_it_belongs_and_is_never_shown() {
     let settings = Settings {
         prometheus_address: Some(server.address.clone()),
         prometheus_token: Some(Token::new("ours")),
-        allow: Allow { loopback: true },
+        allow: Allow { loopback: true, ..Allow::default() },
     };
     assert!(!format!("{settings:?}").contains("ours"));
     let providers = Providers::new(settings).unwrap();
-    let theirs = Fake { token: Some(Token::new("theirs\n")), ..Fake::default() };
+    let theirs = Fake::with_secrets(&[(SecretsOf::Run, "prometheus", &[("token", "theirs\n")])]);
     measure(&providers, &with(None, false), &theirs, None, 0).await.result.unwrap();
     measure(&providers, &with(None, true), &theirs, None, 0).await.result.unwrap();
     measure(&providers, &with(Some(&server.address), true), &theirs, None, 0).await.result.unwrap();
@@ -363,7 +384,7 @@ async fn a_run_judges_what_the_pods_count() {
     let (a, b) = (Arc::new(Mutex::new((5000, 100))), Arc::new(Mutex::new((0, 0))));
     let (first, second) = (app(&a).await, app(&b).await);
     let providers = providers(None);
-    let mut sources = Fake { pods: vec![pod("a", &first)], token: None };
+    let mut sources = Fake { pods: vec![pod("a", &first)], ..Fake::default() };
     let spec = AnalysisRunSpec { step: None, ..run(&pods_rate()) };
     let step =
         async |status: &AnalysisRunStatus, sources: &Fake, now| measure_due(&providers, "shop", &spec, status, sources, at(now)).await;
@@ -397,13 +418,13 @@ async fn a_pod_that_cannot_be_read_is_an_error_and_none_is_no_data() {
     let counts = Arc::new(Mutex::new((0, 0)));
     let server = app(&counts).await;
     let gone = PodTarget { port: Some(1), ..pod("gone", &server) };
-    let error = measure(&providers(None), &pods_rate(), &Fake { pods: vec![pod("a", &server), gone], token: None }, None, 0)
+    let error = measure(&providers(None), &pods_rate(), &Fake { pods: vec![pod("a", &server), gone], ..Fake::default() }, None, 0)
         .await
         .result
         .unwrap_err();
     assert_eq!((error.kind, error.message.starts_with("gone: 127.0.0.1:1 cannot be asked")), (ErrorKind::Unreachable, true), "{error}");
     let silent = PodTarget { port: None, ..pod("silent", &server) };
-    let error = measure(&providers(None), &pods_rate(), &Fake { pods: vec![silent], token: None }, None, 0).await.result.unwrap_err();
+    let error = measure(&providers(None), &pods_rate(), &Fake { pods: vec![silent], ..Fake::default() }, None, 0).await.result.unwrap_err();
     assert!(error.message.starts_with("pod silent does not say where its metrics are"), "{error}");
     let empty = Reading { at: at(0).into(), counters: BTreeMap::new() };
     let nobody = measure(&providers(None), &pods_rate(), &Fake::default(), Some(&empty), 30).await;

@@ -10,7 +10,11 @@ use super::{
     project::{self, AutoscalerEntry, PodEntry, ReplicaSetEntry, RolloutEntry, ServiceEntry, SliceEntry},
 };
 use crate::{
-    api::{AnalysisTemplateSpec, keys},
+    api::{
+        AnalysisTemplateSpec,
+        analysis::{TemplateKind, TemplateRef},
+        keys,
+    },
     core::observed::{
         ActionView, EndpointView, Meta, Observed, Owner, ReplicaSetView, RolloutView, RouteView, RunView, ServiceView, WorkloadView,
     },
@@ -65,6 +69,8 @@ pub struct Index {
     routes: Table<RouteView>,
     runs: Table<RunView>,
     templates: Table<AnalysisTemplateSpec>,
+    /// Under no namespace.
+    cluster_templates: Table<AnalysisTemplateSpec>,
     actions: Table<(Timestamp, ActionView)>,
     anchors: Table<Meta>,
     autoscalers: Table<AutoscalerEntry>,
@@ -131,6 +137,10 @@ impl Index {
             Watched::AnalysisTemplate => {
                 self.templates.put(namespace, name, object.and_then(|o| readable(project::analysis_template(o), kind, namespace, name)));
             }
+            Watched::ClusterAnalysisTemplate => {
+                let template = object.and_then(|o| readable(project::analysis_template(o), kind, namespace, name));
+                self.cluster_templates.put(namespace, name, template);
+            }
             Watched::RolloutAction => {
                 self.actions.put(namespace, name, object.and_then(|o| readable(project::action(o), kind, namespace, name)))
             }
@@ -178,7 +188,10 @@ impl Index {
                 }
                 keys.insert(Key::Run { namespace: namespace.to_owned(), name: name.to_owned() });
             }
-            Watched::AnalysisTemplate => self.rollouts.all(namespace).for_each(|(r, _)| add(r)),
+            Watched::AnalysisTemplate => {
+                self.rollouts_by(namespace, |r| uses(r, TemplateKind::AnalysisTemplate, name)).for_each(|r| add(r));
+            }
+            Watched::ClusterAnalysisTemplate => return self.users_everywhere(name),
             Watched::RolloutAction => {
                 if let Some((_, action)) = self.actions.get(namespace, name) {
                     add(&action.spec.rollout);
@@ -195,6 +208,14 @@ impl Index {
 
     fn rollouts_by<'a>(&'a self, namespace: &str, test: impl Fn(&RolloutEntry) -> bool) -> impl Iterator<Item = &'a String> {
         self.rollouts.all(namespace).filter(move |(_, r)| test(r)).map(|(name, _)| name)
+    }
+
+    /// The Rollouts, of all namespaces, that use a ClusterAnalysisTemplate.
+    fn users_everywhere(&self, template: &str) -> BTreeSet<Key> {
+        let all = self.rollouts.0.iter().flat_map(|(namespace, all)| all.iter().map(move |(name, rollout)| (namespace, name, rollout)));
+        all.filter(|(_, _, rollout)| uses(rollout, TemplateKind::ClusterAnalysisTemplate, template))
+            .map(|(namespace, name, _)| Key::Rollout { namespace: namespace.clone(), name: name.clone() })
+            .collect()
     }
 
     fn of_replica_set(&self, namespace: &str, name: &str) -> Vec<String> {
@@ -229,6 +250,17 @@ impl Index {
             keys.extend(runs.keys().map(|name| Key::Run { namespace: namespace.clone(), name: name.clone() }));
         }
         keys
+    }
+
+    pub fn cluster_template(&self, name: &str) -> Option<&AnalysisTemplateSpec> {
+        self.cluster_templates.get("", name)
+    }
+
+    fn template(&self, namespace: &str, template: &TemplateRef) -> Option<&AnalysisTemplateSpec> {
+        match template.kind {
+            TemplateKind::AnalysisTemplate => self.templates.get(namespace, &template.name),
+            TemplateKind::ClusterAnalysisTemplate => self.cluster_template(&template.name),
+        }
     }
 
     pub fn run(&self, namespace: &str, name: &str) -> Option<&RunView> {
@@ -279,7 +311,7 @@ impl Index {
             canary_service: traffic.and_then(|t| service(&t.canary_service())),
             routes: routes.map(|(_, view)| view.clone()).collect(),
             runs: self.runs.all(namespace).filter(|(_, run)| run.spec.rollout == name).map(|(_, run)| run.clone()).collect(),
-            analysis_templates: self.templates.all(namespace).map(|(name, t)| (name.clone(), t.clone())).collect(),
+            analysis_templates: spec.templates().filter_map(|t| Some((t.clone(), self.template(namespace, t)?.clone()))).collect(),
             actions: actions.into_iter().map(|(_, action)| action.clone()).collect(),
             dry_run: None,
             rival: self.rival(namespace, name, rollout),
@@ -353,6 +385,10 @@ fn of_service(rollout: &RolloutEntry, name: &str) -> bool {
 
 fn of_route(rollout: &RolloutEntry, name: &str) -> bool {
     rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(|t| t.routes.iter().any(|r| r.name == name)))
+}
+
+fn uses(rollout: &RolloutEntry, kind: TemplateKind, name: &str) -> bool {
+    rollout.spec.as_ref().is_ok_and(|s| s.templates().any(|t| t.kind == kind && t.name == name))
 }
 
 fn recorded_by(route: &RouteView) -> Vec<String> {

@@ -23,7 +23,7 @@ use kube::{
 };
 use tokio::sync::{broadcast, watch};
 
-use crate::api::{AnalysisRun, AnalysisTemplate, Rollout, RolloutAction};
+use crate::api::{AnalysisRun, AnalysisTemplate, ClusterAnalysisTemplate, Rollout, RolloutAction};
 
 pub use index::{Change, Index, Key};
 
@@ -39,13 +39,14 @@ pub enum Watched {
     HttpRoute,
     AnalysisRun,
     AnalysisTemplate,
+    ClusterAnalysisTemplate,
     RolloutAction,
     ControllerRevision,
     Autoscaler,
 }
 
 impl Watched {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Rollout,
         Self::Deployment,
         Self::ReplicaSet,
@@ -55,6 +56,7 @@ impl Watched {
         Self::HttpRoute,
         Self::AnalysisRun,
         Self::AnalysisTemplate,
+        Self::ClusterAnalysisTemplate,
         Self::RolloutAction,
         Self::ControllerRevision,
         Self::Autoscaler,
@@ -71,6 +73,7 @@ impl Watched {
             Self::HttpRoute => ApiResource::erase::<HttpRoute>(&()),
             Self::AnalysisRun => ApiResource::erase::<AnalysisRun>(&()),
             Self::AnalysisTemplate => ApiResource::erase::<AnalysisTemplate>(&()),
+            Self::ClusterAnalysisTemplate => ApiResource::erase::<ClusterAnalysisTemplate>(&()),
             Self::RolloutAction => ApiResource::erase::<RolloutAction>(&()),
             Self::ControllerRevision => ApiResource::erase::<ControllerRevision>(&()),
             Self::Autoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
@@ -118,8 +121,9 @@ impl World {
         }
     }
 
-    fn scopes(&self) -> Vec<Scope> {
-        match self.namespaces.is_empty() {
+    /// Where a kind is watched.
+    fn scopes(&self, kind: Watched) -> Vec<Scope> {
+        match self.namespaces.is_empty() || kind == Watched::ClusterAnalysisTemplate {
             true => vec![None],
             false => self.namespaces.iter().cloned().map(Some).collect(),
         }
@@ -160,8 +164,8 @@ impl World {
 
     /// Kinds that have not been listed yet, everywhere where they are watched.
     pub fn missing(&self) -> Vec<Watched> {
-        let (listed, scopes) = (self.listed.borrow(), self.scopes());
-        Watched::ALL.into_iter().filter(|kind| !scopes.iter().all(|scope| listed.contains(&(*kind, scope.clone())))).collect()
+        let listed = self.listed.borrow();
+        Watched::ALL.into_iter().filter(|kind| !self.scopes(*kind).into_iter().all(|scope| listed.contains(&(*kind, scope)))).collect()
     }
 
     /// Whether every kind has been listed once: before that, nothing may be decided.
@@ -177,7 +181,7 @@ impl World {
 
     /// Watches one kind for ever.
     pub async fn follow(&self, client: Client, kind: Watched) {
-        let scopes = self.scopes().into_iter().map(|scope| self.follow_in(client.clone(), kind, scope));
+        let scopes = self.scopes(kind).into_iter().map(|scope| self.follow_in(client.clone(), kind, scope));
         futures::future::join_all(scopes).await;
     }
 

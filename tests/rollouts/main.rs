@@ -1,6 +1,7 @@
 //! Whole rollouts on the simulated cluster, step by step in virtual time; every write is held against the promises.
 #![cfg(feature = "sim")]
 
+mod analysis;
 mod plan;
 mod restart;
 mod scale;

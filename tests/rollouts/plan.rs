@@ -18,7 +18,7 @@ use sluice::{
 use super::{halfway, shop::NS};
 
 /// A rollout of v2 over v1 that waits for a person at 50 %.
-fn waiting() -> (Observed, Timestamp) {
+pub fn waiting() -> (Observed, Timestamp) {
     static WAITING: OnceLock<(Observed, Timestamp)> = OnceLock::new();
     let waiting = WAITING.get_or_init(|| {
         let shop = halfway();
@@ -27,7 +27,7 @@ fn waiting() -> (Observed, Timestamp) {
     waiting.clone()
 }
 
-fn planned(obs: &Observed, now: Timestamp) -> Plan {
+pub fn planned(obs: &Observed, now: Timestamp) -> Plan {
     plan(obs, &Settings { prometheus_address: Some("http://prometheus".into()) }, now)
 }
 

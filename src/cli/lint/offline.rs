@@ -12,7 +12,7 @@ use super::{
     report::{Report, Subject},
 };
 use crate::{
-    api::{self, AnalysisTemplate, Rollout, conditions, rollout::StepAnalysis},
+    api::{self, AnalysisTemplate, AnalysisTemplateSpec, ClusterAnalysisTemplate, Rollout, conditions, rollout::StepAnalysis},
     core::{Settings, analysis, plan},
     sim::api::{ApiServer, Caller, Kind},
     world::{Change, Index, Watched},
@@ -22,7 +22,7 @@ use crate::{
 pub struct Set {
     server: ApiServer,
     pub rollouts: Vec<(Subject, String, Rollout)>,
-    templates: Vec<(Subject, AnalysisTemplate)>,
+    templates: Vec<(Subject, AnalysisTemplateSpec)>,
     /// What is known of the world: the documents, and what the cluster adds.
     pub index: Index,
     /// Kind, namespace and name of the documents.
@@ -65,7 +65,11 @@ impl Set {
             return;
         }
         let at = text(&object["metadata"]["namespace"]);
-        let namespace = if at.is_empty() { namespace.to_owned() } else { at };
+        let namespace = match kind.as_str() {
+            "ClusterAnalysisTemplate" => String::new(),
+            _ if at.is_empty() => namespace.to_owned(),
+            _ => at,
+        };
         object["metadata"]["namespace"] = json!(namespace);
         self.known.insert((kind.clone(), namespace.clone(), name));
         if ours && report.is_faulty(&subject) {
@@ -74,7 +78,13 @@ impl Set {
         self.take(&kind, &object);
         match kind.as_str() {
             "Rollout" if ours => self.rollouts.extend(read(object, &subject, report).map(|rollout| (subject, namespace, rollout))),
-            "AnalysisTemplate" if ours => self.templates.extend(read(object, &subject, report).map(|template| (subject, template))),
+            "AnalysisTemplate" if ours => {
+                self.templates.extend(read(object, &subject, report).map(|template: AnalysisTemplate| (subject, template.spec)));
+            }
+            "ClusterAnalysisTemplate" if ours => {
+                self.templates
+                    .extend(read(object, &subject, report).map(|template: ClusterAnalysisTemplate| (subject, template.spec.template)));
+            }
             _ => {}
         }
     }
@@ -129,14 +139,15 @@ impl Set {
     /// `None`: not known.
     pub fn check(&mut self, prometheus: Option<bool>, now: Timestamp, report: &mut Report) {
         let prometheus = prometheus.unwrap_or(true);
-        let defaults = analysis::Defaults { prometheus_address: prometheus };
+        let defaults = analysis::Defaults { prometheus_address: prometheus, ..analysis::Defaults::default() };
         for (subject, template) in &self.templates {
             // A value that is given where the template is used stands for any that may be.
-            let args = template.spec.args.iter().map(|arg| (arg.name.clone(), arg.value.clone().unwrap_or_else(|| "x".into()))).collect();
-            check_metrics(&template.spec.metrics, "spec", &defaults, Some(&args), subject, report);
+            let args = template.args.iter().map(|arg| (arg.name.clone(), arg.value.clone().unwrap_or_else(|| "x".into()))).collect();
+            check_metrics(&template.metrics, "spec", &defaults, Some(&args), subject, report);
         }
         let settings = Settings { prometheus_address: prometheus.then(|| "http://prometheus".into()) };
         for (subject, namespace, rollout) in &self.rollouts {
+            let defaults = analysis::Defaults { without_traffic: rollout.spec.traffic.is_none(), ..defaults };
             for (field, analysis) in analyses(rollout) {
                 check_metrics(&analysis.metrics, &field, &defaults, analysis::inline_args(analysis).as_ref(), subject, report);
             }
@@ -161,16 +172,11 @@ impl Set {
             let name = rollout.metadata.name.clone().unwrap_or_default();
             let Some(observed) = self.index.observe(namespace, &name, 0) else { continue };
             for (field, analysis) in analyses(rollout) {
-                let missing = analysis.templates.iter().find(|template| !observed.analysis_templates.contains_key(&template.name));
-                match (missing, analysis::resolve(analysis, &observed.analysis_templates)) {
+                let missing = analysis.templates.iter().find(|template| !observed.analysis_templates.contains_key(template));
+                match (missing, analysis::resolve(analysis, &observed.analysis_templates, rollout.spec.traffic.is_some())) {
                     (Some(template), _) if !complete => {
                         let mend = Some("give its file, too, or --online".to_owned());
-                        report.note(
-                            subject,
-                            &field,
-                            format!("AnalysisTemplate {:?} is not among these documents: not checked", template.name),
-                            mend,
-                        );
+                        report.note(subject, &field, format!("{template} is not among these documents: not checked"), mend);
                     }
                     // It was told of each metric by itself.
                     (_, Err(why)) if why.starts_with("metric ") && report.is_faulty(subject) => {}

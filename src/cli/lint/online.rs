@@ -27,12 +27,23 @@ use crate::{
         session::Session,
         version,
     },
-    core::{Observed, analysis, observed::RouteView},
+    core::{
+        Observed,
+        analysis::{self, Resolved},
+        observed::RouteView,
+    },
     world::Watched,
 };
 
 /// What is listed in each namespace. A Rollout's own ReplicaSets and pods say nothing about a manifest.
-const LISTED: [Watched; 5] = [Watched::Rollout, Watched::Deployment, Watched::Service, Watched::HttpRoute, Watched::AnalysisTemplate];
+const LISTED: [Watched; 6] = [
+    Watched::Rollout,
+    Watched::Deployment,
+    Watched::Service,
+    Watched::HttpRoute,
+    Watched::AnalysisTemplate,
+    Watched::ClusterAnalysisTemplate,
+];
 
 pub async fn check(session: &Session, set: &mut Set, prometheus: Option<&str>, now: Timestamp, report: &mut Report) -> Result<(), Error> {
     let everywhere = Subject { file: session.url.clone(), line: 0, object: String::new() };
@@ -77,7 +88,10 @@ type Live = (String, String, Option<String>);
 async fn list(session: &Session, set: &mut Set, live: &mut Vec<Live>, everywhere: &Subject, report: &mut Report) -> Result<(), Error> {
     for watched in LISTED {
         let resource = watched.resource();
-        let api: Api<DynamicObject> = Api::namespaced_with(session.client.clone(), &session.namespace, &resource);
+        let api: Api<DynamicObject> = match watched {
+            Watched::ClusterAnalysisTemplate => Api::all_with(session.client.clone(), &resource),
+            _ => Api::namespaced_with(session.client.clone(), &session.namespace, &resource),
+        };
         let found = match api.list(&ListParams::default()).await {
             Ok(found) => found.items,
             Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
@@ -254,7 +268,8 @@ async fn check_rights(session: &Session, everywhere: &Subject, report: &mut Repo
 /// Asks each metric of a Rollout once.
 async fn ask(probe: &Probe, observed: &Observed, rollout: &Rollout, revision: Option<String>, subject: &Subject, report: &mut Report) {
     for (field, analysis) in analyses(rollout) {
-        let Ok((metrics, args)) = analysis::resolve(analysis, &observed.analysis_templates) else { continue };
+        let traffic = rollout.spec.traffic.is_some();
+        let Ok(Resolved { metrics, args, .. }) = analysis::resolve(analysis, &observed.analysis_templates, traffic) else { continue };
         let Some(revision) = &revision else {
             report.note(subject, &field, "the metrics are not asked: nothing serves yet that they could be asked about", None);
             continue;

@@ -24,16 +24,20 @@ const CONSECUTIVE_ERRORS: i32 = 4;
 pub fn start(spec: &AnalysisRunSpec, prometheus: bool, now: Timestamp) -> AnalysisRunStatus {
     let at = micro(now);
     let surroundings = surroundings(spec, prometheus);
-    let fault = spec.metrics.iter().find_map(|metric| {
+    let fault = spec.metrics.iter().filter(|metric| !metric.dry_run).find_map(|metric| {
         check(metric, &surroundings).err().map(|faults| format!("metric {} cannot be measured: {}", metric.name, words(&faults)))
     });
-    let results = spec.metrics.iter().map(|metric| MetricResult { name: metric.name.clone(), ..MetricResult::default() }).collect();
+    let results = spec.metrics.iter().map(unmeasured).collect();
     let mut status = AnalysisRunStatus { started_at: Some(at), metric_results: results, ..AnalysisRunStatus::default() };
     match fault {
         Some(message) => end(&mut status, RunPhase::Inconclusive, message, now),
         None => status.message = progress(spec, &status),
     }
     status
+}
+
+fn unmeasured(metric: &Metric) -> MetricResult {
+    MetricResult { name: metric.name.clone(), dry_run: metric.dry_run, ..MetricResult::default() }
 }
 
 /// A run that nobody needs any more ends without a verdict; one that has ended stays as it is.
@@ -60,7 +64,7 @@ pub fn record(
         let at = match status.metric_results.iter().position(|result| result.name == metric.name) {
             Some(at) => at,
             None => {
-                status.metric_results.push(MetricResult { name: metric.name.clone(), ..MetricResult::default() });
+                status.metric_results.push(unmeasured(metric));
                 status.metric_results.len() - 1
             }
         };
@@ -155,11 +159,24 @@ fn phase(spec: &AnalysisRunSpec, metric: &Metric, result: &MetricResult) -> RunP
     if inconclusive > metric.inconclusive_limit.unwrap_or(0) {
         return RunPhase::Inconclusive;
     }
-    // A step is judged once, unless it says otherwise. Whatever was tolerated on the way, the last word must be good.
-    let count = metric.count.or(spec.step.map(|_| 1));
+    // Whatever was tolerated on the way, the last word must be good.
+    let count = count(spec, metric);
     let verdicts = passed.saturating_add(failed).saturating_add(inconclusive);
     let good = result.measurements.last().is_some_and(|newest| goes_on(metric, newest.verdict));
     if good && count.is_some_and(|count| verdicts >= count) { RunPhase::Passed } else { RunPhase::Running }
+}
+
+/// How often a metric is judged. A step is judged once, unless it says otherwise.
+fn count(spec: &AnalysisRunSpec, metric: &Metric) -> Option<i32> {
+    metric.count.or(spec.step.map(|_| 1))
+}
+
+/// A dry run has shown what it was to show: it has come to an end, or was measured as often as a verdict takes, whatever came of it. So
+/// it never holds a run for longer.
+fn has_shown(spec: &AnalysisRunSpec, metric: &Metric, result: &MetricResult) -> bool {
+    let MetricResult { passed, failed, inconclusive, no_data, errors, .. } = result;
+    let measured = [passed, failed, inconclusive, no_data, errors].into_iter().fold(0_i32, |sum, n| sum.saturating_add(*n));
+    result.phase != RunPhase::Running || count(spec, metric).is_some_and(|count| measured >= count)
 }
 
 fn error_limit(metric: &Metric) -> i32 {
@@ -168,14 +185,20 @@ fn error_limit(metric: &Metric) -> i32 {
 
 fn conclude(spec: &AnalysisRunSpec, status: &mut AnalysisRunStatus, now: Timestamp) {
     let ended = [RunPhase::Failed, RunPhase::Inconclusive].into_iter().find_map(|phase| {
-        let with = |metric: &&Metric| super::result(status, metric).is_some_and(|result| result.phase == phase);
+        let with = |metric: &&Metric| !metric.dry_run && super::result(status, metric).is_some_and(|result| result.phase == phase);
         spec.metrics.iter().find(with).map(|metric| (phase, metric))
     });
     if let Some((phase, metric)) = ended {
         let message = super::result(status, metric).map(|result| why(metric, result)).unwrap_or_default();
         return end(status, phase, message, now);
     }
-    if spec.metrics.iter().all(|metric| super::result(status, metric).is_some_and(|result| result.phase == RunPhase::Passed)) {
+    let is_done = |metric: &Metric| {
+        super::result(status, metric).is_some_and(|result| match metric.dry_run {
+            true => has_shown(spec, metric, result),
+            false => result.phase == RunPhase::Passed,
+        })
+    };
+    if spec.metrics.iter().all(is_done) {
         let message = latest(spec, status);
         return end(status, RunPhase::Passed, message, now);
     }
@@ -208,9 +231,10 @@ fn progress(spec: &AnalysisRunSpec, status: &AnalysisRunStatus) -> String {
 /// The newest measurement of each metric, in words.
 fn latest(spec: &AnalysisRunSpec, status: &AnalysisRunStatus) -> String {
     let newest = |metric: &Metric| {
+        let dry = if metric.dry_run { " (dry run)" } else { "" };
         super::result(status, metric).and_then(|result| result.measurements.last()).map(|newest| match newest.verdict {
-            Verdict::Pass | Verdict::Fail => format!("{}: {}", metric.name, newest.message),
-            other => format!("{}: {other:?}: {}", metric.name, newest.message),
+            Verdict::Pass | Verdict::Fail => format!("{}{dry}: {}", metric.name, newest.message),
+            other => format!("{}{dry}: {other:?}: {}", metric.name, newest.message),
         })
     };
     spec.metrics.iter().filter_map(newest).collect::<Vec<_>>().join("; ")

@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{check, words};
 use crate::{
-    api::{AnalysisTemplateSpec, Metric, rollout::StepAnalysis},
+    api::{
+        AnalysisTemplateSpec, Metric,
+        analysis::{TemplateKind, TemplateRef},
+        rollout::StepAnalysis,
+    },
     core::{query::Scope, source::Surroundings},
 };
 
@@ -14,32 +18,43 @@ pub fn inline_args(analysis: &StepAnalysis) -> Option<BTreeMap<String, String>> 
     analysis.templates.is_empty().then(|| given.collect())
 }
 
+/// What an analysis comes to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resolved {
+    pub metrics: Vec<Metric>,
+    pub args: BTreeMap<String, String>,
+    /// The metrics of ClusterAnalysisTemplates: name of the metric, name of the template.
+    pub cluster_templates: BTreeMap<String, String>,
+}
+
 /// The metrics and arguments of an analysis, from its templates and what is written inline; or what is missing or wrong, in words.
 /// What only the installation knows (whether it has a Prometheus server) is checked when the run starts.
 pub fn resolve(
     analysis: &StepAnalysis,
-    templates: &BTreeMap<String, AnalysisTemplateSpec>,
-) -> Result<(Vec<Metric>, BTreeMap<String, String>), String> {
+    templates: &BTreeMap<TemplateRef, AnalysisTemplateSpec>,
+    traffic: bool,
+) -> Result<Resolved, String> {
     let used = analysis.templates.iter().map(|template| {
-        let found = templates.get(&template.name);
-        found
-            .map(|spec| (template.name.as_str(), spec))
-            .ok_or_else(|| format!("there is no AnalysisTemplate {:?} in this namespace", template.name))
+        let place = if template.kind == TemplateKind::AnalysisTemplate { " in this namespace" } else { "" };
+        Ok((template, templates.get(template).ok_or_else(|| format!("there is no {template}{place}"))?))
     });
-    let used: Vec<_> = used.collect::<Result<_, _>>()?;
+    let used: Vec<_> = used.collect::<Result<_, String>>()?;
     let args = arguments(analysis, &used)?;
     let mut names = BTreeSet::new();
     let all = used.iter().flat_map(|(_, template)| &template.metrics).chain(&analysis.metrics);
-    let surroundings = Surroundings { prometheus: true, scope: Scope { traffic: true, args: Some(args.clone()) } };
+    let surroundings = Surroundings { prometheus: true, scope: Scope { traffic, args: Some(args.clone()) } };
     let metrics = all.map(|metric| match check(metric, &surroundings) {
         _ if !names.insert(metric.name.as_str()) => Err(format!("two metrics are called {:?}: rename one", metric.name)),
         Err(faults) => Err(format!("metric {}: {}", metric.name, words(&faults))),
         Ok(_) => Ok(metric.clone()),
     });
-    Ok((metrics.collect::<Result<_, _>>()?, args))
+    let metrics = metrics.collect::<Result<_, _>>()?;
+    let cluster = used.iter().filter(|(template, _)| template.kind == TemplateKind::ClusterAnalysisTemplate);
+    let cluster = cluster.flat_map(|(template, spec)| spec.metrics.iter().map(|metric| (metric.name.clone(), template.name.clone())));
+    Ok(Resolved { metrics, args, cluster_templates: cluster.collect() })
 }
 
-fn arguments(analysis: &StepAnalysis, templates: &[(&str, &AnalysisTemplateSpec)]) -> Result<BTreeMap<String, String>, String> {
+fn arguments(analysis: &StepAnalysis, templates: &[(&TemplateRef, &AnalysisTemplateSpec)]) -> Result<BTreeMap<String, String>, String> {
     let mut args = BTreeMap::new();
     for arg in &analysis.args {
         let value = arg.value.clone().ok_or_else(|| format!("argument {:?} has no value: give it one", arg.name))?;
@@ -54,10 +69,7 @@ fn arguments(analysis: &StepAnalysis, templates: &[(&str, &AnalysisTemplateSpec)
         if given.contains(&arg.name) {
             continue;
         }
-        let value = arg
-            .value
-            .clone()
-            .ok_or_else(|| format!("AnalysisTemplate {template:?} needs the argument {:?}: give it under args", arg.name))?;
+        let value = arg.value.clone().ok_or_else(|| format!("{template} needs the argument {:?}: give it under args", arg.name))?;
         if args.insert(arg.name.clone(), value.clone()).is_some_and(|other| other != value) {
             return Err(format!("two templates have different defaults for the argument {:?}: give it under args", arg.name));
         }

@@ -1,4 +1,5 @@
-//! When a metric is measured: at `startedAt` + first + k * interval.
+//! When a metric is measured: at begin + first + k * interval, where begin is the first whole second that is not before `startedAt`. So
+//! windows end at whole seconds, and runs that ask the same at the same time can share the answer.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -24,19 +25,26 @@ pub fn next_wake(spec: &AnalysisRunSpec, status: &AnalysisRunStatus, now: Timest
 
 /// The first of the metric's times that nobody has looked at yet.
 pub(super) fn next_look(metric: &Metric, status: &AnalysisRunStatus) -> Option<Timestamp> {
-    let started = status.started_at.as_ref()?.0;
+    let begin = whole_second(status.started_at.as_ref()?.0);
     let known = result(status, metric);
     if status.phase.is_final() || known.is_some_and(|known| known.phase != RunPhase::Running) {
         return None;
     }
-    let first = started + first(metric);
+    let first = begin + first(metric);
     Some(match known.and_then(last_look) {
         Some(last) if last >= first => first + whole(last.duration_since(first), interval(metric)) + interval(metric),
         _ => first,
     })
 }
 
-/// Time from the start to the first look: the initial delay; where two readings of counters are needed, one interval earlier, so that the
+/// The first whole second that is not before a time.
+fn whole_second(time: Timestamp) -> Timestamp {
+    let rest = time.as_nanosecond().rem_euclid(1_000_000_000);
+    let missing = if rest == 0 { 0 } else { 1_000_000_000 - rest };
+    time.saturating_add(SignedDuration::from_nanos(i64::try_from(missing).unwrap_or(0))).unwrap_or(time)
+}
+
+/// Time from the begin to the first look: the initial delay; where two readings of counters are needed, one interval earlier, so that the
 /// first window ends at the initial delay.
 fn first(metric: &Metric) -> SignedDuration {
     let delay = metric.initial_delay.as_ref().map_or(interval(metric), |delay| delay.get());

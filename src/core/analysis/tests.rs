@@ -1,3 +1,6 @@
+mod dry_run;
+mod origin;
+
 use jiff::ToSpan;
 use proptest::prelude::*;
 
@@ -33,6 +36,7 @@ fn run(metrics: &[Metric]) -> AnalysisRunSpec {
         step: None,
         args: BTreeMap::new(),
         metrics: metrics.to_vec(),
+        cluster_templates: BTreeMap::new(),
         terminate: false,
     }
 }
@@ -223,6 +227,19 @@ fn lists_are_bounded_and_a_query_is_kept_once() {
 }
 
 #[test]
+fn windows_end_at_whole_seconds_and_none_begins_before_the_run() {
+    let begin = at(0) + 200.milliseconds();
+    let spec = run(&[metric("x")]);
+    let status = start(&spec, true, begin);
+    assert_eq!(next_wake(&spec, &status, begin), Some(at(31)));
+    let status = record(&spec, status, vec![(0, value(100.0))], at(31) + 40.milliseconds());
+    assert_eq!(next_wake(&spec, &status, begin), Some(at(61)));
+    let with_its_window = Measured { since: Some(at(1)), ..value(100.0) };
+    let status = record(&spec, start(&spec, true, begin), vec![(0, with_its_window)], at(31));
+    assert_eq!(evidence_since(&spec, &status, begin), Ok(()));
+}
+
+#[test]
 fn evidence_lies_after_the_change_that_it_is_about() {
     let spec = run(&[metric("x")]);
     let status = life(&spec, [value(100.0), value(100.0)]); // at 30 and 60
@@ -283,29 +300,32 @@ fn query(name: &str, query: &str) -> Metric {
     Metric { prometheus: Some(prometheus), ..metric(name) }
 }
 
+fn named(name: &str) -> TemplateRef {
+    TemplateRef { name: name.into(), ..TemplateRef::default() }
+}
+
 #[test]
 fn templates_and_arguments_become_metrics() {
     let templates = BTreeMap::from([
-        (
-            "a".to_owned(),
-            template(&[arg("job", None), arg("path", Some("/"))], &[query("q", r#"x{job="{{args.job}}",path="{{args.path}}"}"#)]),
-        ),
-        ("same".to_owned(), template(&[arg("path", Some("/y"))], &[query("r", "x")])),
-        ("wrong".to_owned(), template(&[], &[query("w", "x{{args.nope}}")])),
+        (named("a"), template(&[arg("job", None), arg("path", Some("/"))], &[query("q", r#"x{job="{{args.job}}",path="{{args.path}}"}"#)])),
+        (named("same"), template(&[arg("path", Some("/y"))], &[query("r", "x")])),
+        (named("wrong"), template(&[], &[query("w", "x{{args.nope}}")])),
     ]);
     let analysis = |names: &[&str], args: &[Argument], metrics: &[Metric]| StepAnalysis {
-        templates: names.iter().map(|name| TemplateRef { name: (*name).to_owned() }).collect(),
+        templates: names.iter().map(|name| named(name)).collect(),
         args: args.to_vec(),
         metrics: metrics.to_vec(),
     };
     let job = arg("job", Some("api"));
-    let (metrics, args) = resolve(&analysis(&["a"], std::slice::from_ref(&job), &[query("inline", "y")]), &templates).unwrap();
+    let Resolved { metrics, args, cluster_templates } =
+        resolve(&analysis(&["a"], std::slice::from_ref(&job), &[query("inline", "y")]), &templates, true).unwrap();
     assert_eq!(metrics.iter().map(|metric| metric.name.as_str()).collect::<Vec<_>>(), ["q", "inline"]);
     assert_eq!(args, BTreeMap::from([("job".to_owned(), "api".to_owned()), ("path".to_owned(), "/".to_owned())]));
-    let (_, args) = resolve(&analysis(&["a"], &[job.clone(), arg("path", Some("/x"))], &[]), &templates).unwrap();
+    assert_eq!(cluster_templates, BTreeMap::new());
+    let Resolved { args, .. } = resolve(&analysis(&["a"], &[job.clone(), arg("path", Some("/x"))], &[]), &templates, true).unwrap();
     assert_eq!(args["path"], "/x", "what is given wins");
     let path = arg("path", Some("/x"));
-    assert!(resolve(&analysis(&["a", "same"], &[job.clone(), path], &[]), &templates).is_ok());
+    assert!(resolve(&analysis(&["a", "same"], &[job.clone(), path], &[]), &templates, true).is_ok());
     for (analysis, message) in [
         (analysis(&["b"], &[], &[]), "there is no AnalysisTemplate \"b\" in this namespace"),
         (analysis(&["a"], &[], &[]), "AnalysisTemplate \"a\" needs the argument \"job\": give it under args"),
@@ -315,14 +335,14 @@ fn templates_and_arguments_become_metrics() {
         (analysis(&["a", "same"], &[job], &[]), "two templates have different defaults for the argument \"path\""),
         (analysis(&["wrong"], &[], &[]), "metric w: prometheus: {{args.nope}} is not declared: there are no args"),
     ] {
-        let error = resolve(&analysis, &templates).unwrap_err();
+        let error = resolve(&analysis, &templates, true).unwrap_err();
         assert!(error.starts_with(message), "{error}");
     }
 }
 
 #[test]
 fn faults_of_a_metric_are_named_by_field() {
-    let some = Defaults { prometheus_address: true };
+    let some = Defaults { prometheus_address: true, ..Defaults::default() };
     let fields = |metric: Metric, defaults: &Defaults| {
         let faults = validate_metric(&metric, defaults, Some(&BTreeMap::new())).err().unwrap_or_default();
         faults.into_iter().map(|(field, _)| field).collect::<Vec<_>>()

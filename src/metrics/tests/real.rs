@@ -69,7 +69,7 @@ async fn envoy_behind_contour() {
 async fn pods_in_rust() {
     let of = async |metric: Metric| {
         let [a, b] = canary().await;
-        let sources = Fake { pods: vec![pod("api-7f6b-a", &a), pod("api-7f6b-b", &b)], token: None };
+        let sources = Fake { pods: vec![pod("api-7f6b-a", &a), pod("api-7f6b-b", &b)], ..Fake::default() };
         two_readings(&metric, &sources).await
     };
     let rate = preset(Preset::PodsSuccessRate, None, &[]);
@@ -89,7 +89,7 @@ async fn a_pod_in_go() {
     let of = async |of: Preset, parameters: &[(&str, &str)]| {
         let server = readings(TEXT, [data!("golang-0.txt"), data!("golang-1.txt")]).await;
         let metric = Metric { min_samples: Some(10), ..preset(of, None, parameters) };
-        two_readings(&metric, &Fake { pods: vec![pod("prometheus", &server)], token: None }).await
+        two_readings(&metric, &Fake { pods: vec![pod("prometheus", &server)], ..Fake::default() }).await
     };
     let handler = ("matchers", "handler=\"/api/v1/query\"");
     let rate = of(Preset::PodsSuccessRate, &[("counter", "prometheus_http_requests_total"), ("failure", "[45].."), handler]).await;
