@@ -35,6 +35,16 @@ bench: ## The benchmarks: how long one plan takes
 crds: ## Generate crds/ and the chart's copy from src/api
 	@cargo run --quiet --bin sluice -- crds --out crds --out charts/sluice/files/crds
 
+.PHONY: chart
+chart: ## Lint the chart and hold its renderings against golden files (builds Helm once; UPDATE=1 takes them over)
+	@charts/check
+
+.PHONY: install-manifest
+install-manifest: ## Write target/install.yaml: all that the chart installs, for kubectl (SET="--set a=b")
+	@mkdir -p target
+	charts/manifest $(SET) > target/install.yaml
+	echo "wrote target/install.yaml: kubectl apply --server-side -f target/install.yaml"
+
 .PHONY: parts
 parts: ## Build the parts of the end-to-end cluster, once (about 20 minutes; as root: it installs Debian packages)
 	@$(NICE) e2e/parts/build

@@ -108,10 +108,11 @@ impl Index {
         keys
     }
 
-    /// After a new list: what is known of `kind` but was not in it is gone.
-    pub fn retain(&mut self, kind: Watched, listed: &BTreeSet<(String, String)>) -> BTreeSet<Key> {
-        let known: Vec<(String, String)> =
-            self.versions.keys().filter(|(k, ..)| *k == kind).map(|(_, namespace, name)| (namespace.clone(), name.clone())).collect();
+    /// After a new list of one namespace or of all: what is known of `kind` there but was not in it is gone.
+    pub fn retain(&mut self, kind: Watched, scope: Option<&str>, listed: &BTreeSet<(String, String)>) -> BTreeSet<Key> {
+        let there = |namespace: &str| scope.is_none_or(|scope| scope == namespace);
+        let known = self.versions.keys().filter(|(k, namespace, _)| *k == kind && there(namespace));
+        let known: Vec<(String, String)> = known.map(|(_, namespace, name)| (namespace.clone(), name.clone())).collect();
         let mut keys = BTreeSet::new();
         for (namespace, name) in known.into_iter().filter(|object| !listed.contains(object)) {
             keys.append(&mut self.concerned(kind, &namespace, &name));
@@ -234,6 +235,15 @@ impl Index {
             Some((kind, owner, _)) if kind == "Deployment" => self.rollouts_by(namespace, |r| of_workload(r, owner)).cloned().collect(),
             _ => vec![],
         }
+    }
+
+    /// Every Rollout, with its namespace and name.
+    pub fn rollouts(&self) -> impl Iterator<Item = (&String, &String, &RolloutEntry)> {
+        self.rollouts.0.iter().flat_map(|(namespace, all)| all.iter().map(move |(name, rollout)| (namespace, name, rollout)))
+    }
+
+    pub fn rollout(&self, namespace: &str, name: &str) -> Option<&RolloutEntry> {
+        self.rollouts.get(namespace, name)
     }
 
     pub fn rollout_keys(&self) -> BTreeSet<Key> {

@@ -91,21 +91,44 @@ impl Watched {
     }
 }
 
+/// Where a kind is watched: in one namespace, or (`None`) in all.
+type Scope = Option<String>;
+
 /// What is known of the cluster.
 #[derive(Clone)]
 pub struct World {
     index: Arc<RwLock<Index>>,
     changed: broadcast::Sender<Key>,
-    listed: Arc<watch::Sender<BTreeSet<Watched>>>,
+    /// The namespaces that are watched; empty: all of them.
+    namespaces: Arc<[String]>,
+    listed: Arc<watch::Sender<BTreeSet<(Watched, Scope)>>>,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { index: Arc::default(), changed: broadcast::channel(65_536).0, listed: Arc::new(watch::channel(BTreeSet::new()).0) }
+        Self::of(vec![])
     }
 }
 
 impl World {
+    /// A world that sees nothing but these namespaces; without any, the whole cluster.
+    pub fn of(namespaces: Vec<String>) -> Self {
+        Self {
+            index: Arc::default(),
+            changed: broadcast::channel(65_536).0,
+            namespaces: namespaces.into(),
+            listed: Arc::new(watch::channel(BTreeSet::new()).0),
+        }
+    }
+
+    /// Where a kind is watched.
+    fn scopes(&self, kind: Watched) -> Vec<Scope> {
+        match self.namespaces.is_empty() || kind == Watched::ClusterAnalysisTemplate {
+            true => vec![None],
+            false => self.namespaces.iter().cloned().map(Some).collect(),
+        }
+    }
+
     pub fn read<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
         look(&self.index.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -139,26 +162,34 @@ impl World {
         })
     }
 
-    /// Whether every kind has been listed once: before that, nothing may be decided.
-    pub fn is_ready(&self) -> bool {
-        self.listed.borrow().len() == Watched::ALL.len()
-    }
-
-    /// Kinds that have not been listed yet.
+    /// Kinds that have not been listed yet, everywhere where they are watched.
     pub fn missing(&self) -> Vec<Watched> {
         let listed = self.listed.borrow();
-        Watched::ALL.into_iter().filter(|kind| !listed.contains(kind)).collect()
+        Watched::ALL.into_iter().filter(|kind| !self.scopes(*kind).into_iter().all(|scope| listed.contains(&(*kind, scope)))).collect()
+    }
+
+    /// Whether every kind has been listed once: before that, nothing may be decided.
+    pub fn is_ready(&self) -> bool {
+        self.missing().is_empty()
     }
 
     pub async fn ready(&self) {
         let mut listed = self.listed.subscribe();
-        // The sender lives as long as this world.
-        drop(listed.wait_for(|listed| listed.len() == Watched::ALL.len()).await);
+        // Not `wait_for`: it would hold the lock that `is_ready` takes. The sender lives as long as this world.
+        while !self.is_ready() && listed.changed().await.is_ok() {}
     }
 
     /// Watches one kind for ever.
     pub async fn follow(&self, client: Client, kind: Watched) {
-        let api: Api<DynamicObject> = Api::all_with(client, &kind.resource());
+        let scopes = self.scopes(kind).into_iter().map(|scope| self.follow_in(client.clone(), kind, scope));
+        futures::future::join_all(scopes).await;
+    }
+
+    async fn follow_in(&self, client: Client, kind: Watched, scope: Scope) {
+        let api: Api<DynamicObject> = match &scope {
+            Some(namespace) => Api::namespaced_with(client, namespace, &kind.resource()),
+            None => Api::all_with(client, &kind.resource()),
+        };
         let config = match kind.selector() {
             Some(selector) => watcher::Config::default().labels(selector),
             None => watcher::Config::default(),
@@ -167,13 +198,13 @@ impl World {
         let mut events = std::pin::pin!(watcher(api, config.page_size(200)).default_backoff());
         while let Some(event) = events.next().await {
             match event {
-                Ok(event) => self.event(kind, event, &mut seen),
-                Err(error) => tracing::warn!(?kind, %error, "a watch failed and is started again"),
+                Ok(event) => self.event(kind, &scope, event, &mut seen),
+                Err(error) => tracing::warn!(?kind, namespace = scope, %error, "a watch failed and is started again"),
             }
         }
     }
 
-    fn event(&self, kind: Watched, event: watcher::Event<DynamicObject>, seen: &mut BTreeSet<(String, String)>) {
+    fn event(&self, kind: Watched, scope: &Scope, event: watcher::Event<DynamicObject>, seen: &mut BTreeSet<(String, String)>) {
         match event {
             watcher::Event::Apply(object) => self.write(|index| index.take(kind, &object, Change::Applied)),
             watcher::Event::Delete(object) => self.write(|index| index.take(kind, &object, Change::Deleted)),
@@ -183,9 +214,9 @@ impl World {
                 self.write(|index| index.take(kind, &object, Change::Applied));
             }
             watcher::Event::InitDone => {
-                self.write(|index| index.retain(kind, seen));
+                self.write(|index| index.retain(kind, scope.as_deref(), seen));
                 self.listed.send_modify(|listed| {
-                    listed.insert(kind);
+                    listed.insert((kind, scope.clone()));
                 });
             }
         }
