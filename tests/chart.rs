@@ -67,6 +67,7 @@ fn the_controller_may_write_only_what_it_is_known_for() {
             "httproutes: patch",
             "analysisruns: create delete patch",
             "analysisruns/status: patch",
+            "rolloutactions: delete",
             "rolloutactions/status: patch",
             "rollouts: patch",
             "rollouts/scale: patch",

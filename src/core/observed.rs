@@ -34,6 +34,10 @@ pub struct Observed {
     pub analysis_templates: BTreeMap<TemplateRef, AnalysisTemplateSpec>,
     /// Actions without an outcome, oldest first.
     pub actions: Vec<ActionView>,
+    /// Actions that have an outcome, oldest first.
+    pub done_actions: Vec<Meta>,
+    /// The namespace is being deleted with everything in it.
+    pub namespace_terminating: bool,
     /// What the API server makes of the present template, if it was asked (see `revision::question`).
     pub dry_run: Option<DryRun>,
     /// Another Rollout, older than this one, that names the same Service or Deployment.

@@ -56,6 +56,7 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     };
     report::write(&mut draft, &outcome);
     draft.remove_old_runs();
+    draft.remove_old_actions();
     let events = report::events(&obs.rollout.status, &draft.status, obs, now);
     Plan { actions: draft.actions, status: draft.status, wake_at: draft.wake_at, events }
 }
@@ -276,6 +277,10 @@ impl<'a> Draft<'a> {
         if !rollout.finalizers.iter().any(|f| f == keys::FINALIZER) {
             return Ok(());
         }
+        if self.obs.namespace_terminating {
+            self.drop_finalizer(); // everything goes: there is nothing to give back, and nobody to give it to
+            return Ok(());
+        }
         let propagation = self.propagation();
         if self.status.propagation.is_none() {
             self.status.propagation = Some(propagation); // before its signs are gone
@@ -306,10 +311,15 @@ impl<'a> Draft<'a> {
         if let Some(anchor) = self.obs.anchor.as_ref().filter(|a| !a.deleting) {
             self.act(patch::delete(Kind::ControllerRevision, anchor, format!("remove the anchor {}", anchor.name)));
         }
+        self.drop_finalizer();
+        Ok(())
+    }
+
+    fn drop_finalizer(&mut self) {
+        let rollout = &self.obs.rollout;
         let finalizers: Vec<&String> = rollout.finalizers.iter().filter(|f| *f != keys::FINALIZER).collect();
         let patch = Guarded::new(Kind::Rollout, &rollout.meta).unchanged().add("/metadata/finalizers", serde_json::json!(finalizers));
         self.act(patch.unfenced("take our finalizer off"));
-        Ok(())
     }
 }
 

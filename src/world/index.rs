@@ -74,6 +74,8 @@ pub struct Index {
     actions: Table<(Timestamp, ActionView)>,
     anchors: Table<Meta>,
     autoscalers: Table<AutoscalerEntry>,
+    /// Namespaces that are being deleted.
+    terminating: BTreeSet<String>,
     /// The newest version that was seen of each object, deletions included while a watch may still bring an older one.
     versions: HashMap<(Watched, String, String), u64>,
 }
@@ -153,6 +155,12 @@ impl Index {
                 self.actions.put(namespace, name, object.and_then(|o| readable(project::action(o), kind, namespace, name)))
             }
             Watched::ControllerRevision => self.anchors.put(namespace, name, object.map(project::anchor)),
+            Watched::Namespace => {
+                match object.is_some_and(|o| o.metadata.deletion_timestamp.is_some()) {
+                    true => self.terminating.insert(name.to_owned()),
+                    false => self.terminating.remove(name),
+                };
+            }
             Watched::Autoscaler => self.autoscalers.put(namespace, name, object.and_then(project::autoscaler)),
         }
     }
@@ -175,6 +183,12 @@ impl Index {
                 let owner = self.pods.get(namespace, name).map(|pod| pod.replica_set.0.clone());
                 owner.into_iter().flat_map(|set| self.of_replica_set(namespace, &set)).for_each(|r| add(&r));
             }
+            // One that is not being deleted concerns nobody.
+            Watched::Namespace if self.terminating.contains(name) => {
+                let within = self.rollouts.all(name).map(|(rollout, _)| rollout.clone());
+                return within.map(|rollout| Key::Rollout { namespace: name.to_owned(), name: rollout }).collect();
+            }
+            Watched::Namespace => {}
             Watched::Autoscaler => {
                 if let Some(autoscaler) = self.autoscalers.get(namespace, name) {
                     self.rollouts_by(namespace, |r| of_workload(r, &autoscaler.deployment)).for_each(|r| add(r));
@@ -299,13 +313,9 @@ impl Index {
         let traffic = spec.traffic.as_ref();
         let routes =
             self.routes.all(namespace).filter(|(route, view)| of_route(rollout, route) || recorded_by(view).iter().any(|r| r == name));
-        let mut actions: Vec<_> = self
-            .actions
-            .all(namespace)
-            .filter(|(_, (_, a))| a.spec.rollout == name && a.status.outcome.is_none())
-            .map(|(_, a)| a)
-            .collect();
+        let mut actions: Vec<_> = self.actions.all(namespace).map(|(_, a)| a).filter(|(_, a)| a.spec.rollout == name).collect();
         actions.sort_by(|a, b| (a.0, &a.1.meta.name).cmp(&(b.0, &b.1.meta.name)));
+        let (done, open): (Vec<_>, Vec<_>) = actions.into_iter().map(|(_, a)| a).partition(|a| a.status.outcome.is_some());
         Some(Observed {
             epoch,
             rollout: RolloutView {
@@ -321,7 +331,9 @@ impl Index {
             routes: routes.map(|(_, view)| view.clone()).collect(),
             runs: self.runs.all(namespace).filter(|(_, run)| run.spec.rollout == name).map(|(_, run)| run.clone()).collect(),
             analysis_templates: spec.templates().filter_map(|t| Some((t.clone(), self.template(namespace, t)?.clone()))).collect(),
-            actions: actions.into_iter().map(|(_, action)| action.clone()).collect(),
+            actions: open.into_iter().cloned().collect(),
+            done_actions: done.into_iter().map(|action| action.meta.clone()).collect(),
+            namespace_terminating: self.terminating.contains(namespace),
             dry_run: None,
             rival: self.rival(namespace, name, rollout),
             anchor,

@@ -13,7 +13,7 @@ use gateway_api::httproutes::HttpRoute;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, Deployment, ReplicaSet},
     autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{Pod, Service},
+    core::v1::{Namespace, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -43,10 +43,11 @@ pub enum Watched {
     RolloutAction,
     ControllerRevision,
     Autoscaler,
+    Namespace,
 }
 
 impl Watched {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Rollout,
         Self::Deployment,
         Self::ReplicaSet,
@@ -60,6 +61,7 @@ impl Watched {
         Self::RolloutAction,
         Self::ControllerRevision,
         Self::Autoscaler,
+        Self::Namespace,
     ];
 
     pub fn resource(self) -> ApiResource {
@@ -77,7 +79,12 @@ impl Watched {
             Self::RolloutAction => ApiResource::erase::<RolloutAction>(&()),
             Self::ControllerRevision => ApiResource::erase::<ControllerRevision>(&()),
             Self::Autoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
+            Self::Namespace => ApiResource::erase::<Namespace>(&()),
         }
+    }
+
+    fn is_cluster_scoped(self) -> bool {
+        matches!(self, Self::ClusterAnalysisTemplate | Self::Namespace)
     }
 
     /// Only what can concern us, where a label tells.
@@ -123,7 +130,7 @@ impl World {
 
     /// Where a kind is watched.
     fn scopes(&self, kind: Watched) -> Vec<Scope> {
-        match self.namespaces.is_empty() || kind == Watched::ClusterAnalysisTemplate {
+        match self.namespaces.is_empty() || kind.is_cluster_scoped() {
             true => vec![None],
             false => self.namespaces.iter().cloned().map(Some).collect(),
         }

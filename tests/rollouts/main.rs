@@ -298,3 +298,22 @@ fn two_rollouts_in_one_rule_roll_at_the_same_time_and_leave_it_as_it_was() {
     shop.is_as_in_git();
     shop.comes_to_rest();
 }
+
+#[test]
+fn the_newest_twenty_commands_are_kept_as_the_record() {
+    let mut shop = halfway();
+    let mut last = String::new();
+    for n in 0..15 {
+        for verb in ["Pause", "Resume"] {
+            last = shop.command(verb);
+            shop.until(&format!("answered {n}"), |s| !s.outcome(&last).is_empty());
+        }
+    }
+    shop.wait(30);
+    let left: Vec<String> =
+        shop.drive.api.list("rolloutactions.sluice.dev").map(|a| a["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(left.len(), 20);
+    assert!(left.contains(&last), "the newest are kept: {left:?}");
+    promote_if_it_waits(&mut shop, "app:v2");
+    shop.comes_to_rest();
+}

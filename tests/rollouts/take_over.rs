@@ -254,3 +254,16 @@ fn a_deployment_whose_replicas_are_in_git_is_parked_until_they_are_not() {
     assert!(!parked(&shop));
     assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
 }
+
+#[test]
+fn in_a_namespace_that_is_being_deleted_nothing_is_given_back_and_nothing_holds_it_up() {
+    let mut shop = Shop::open();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.deploy("app:v2");
+    shop.until("in the middle", |s| s.weight() == 5.0);
+    shop.drive.cluster.kubelet.set_behaviour("app:v1", sluice::sim::Behaviour::never_ready());
+    shop.send("DELETE", "/api/v1/namespaces/default", "person", "application/json", json!({}));
+    shop.until("gone", |s| s.get(Watched::Rollout, "api").is_null());
+    shop.wait(60);
+    assert!(shop.drive.api.list("pods").next().is_none(), "everything is gone");
+}
