@@ -175,7 +175,9 @@ impl Index {
             Watched::Rollout => {
                 add(name);
                 // Another one may have waited for this one to give its Service up.
-                self.rollouts.all(namespace).filter(|(other, _)| *other != name).for_each(|(other, _)| add(other));
+                if let Some(rollout) = self.rollouts.get(namespace, name) {
+                    self.rollouts_by(namespace, |other| claim_the_same(rollout, other)).for_each(|other| add(other));
+                }
             }
             Watched::Deployment => self.rollouts_by(namespace, |r| of_workload(r, name)).for_each(|r| add(r)),
             Watched::ReplicaSet => self.of_replica_set(namespace, name).into_iter().for_each(|r| add(&r)),
@@ -397,15 +399,17 @@ impl Index {
 
     /// A Rollout that is older and names the same workload or one of the same Services.
     fn rival(&self, namespace: &str, name: &str, rollout: &RolloutEntry) -> Option<String> {
-        let spec = rollout.spec.as_ref().ok()?;
-        let same = |other: &RolloutEntry| {
-            let workload = spec.workload_ref.as_ref().is_some_and(|w| of_workload(other, &w.name));
-            let service = spec.traffic.as_ref().is_some_and(|t| of_service(other, &t.service) || of_service(other, &t.canary_service()));
-            workload || service
-        };
         let older = |other_name: &String, other: &RolloutEntry| (other.created_at, other_name.as_str()) < (rollout.created_at, name);
-        self.rollouts.all(namespace).find(|(n, other)| *n != name && older(n, other) && same(other)).map(|(n, _)| n.clone())
+        self.rollouts.all(namespace).find(|(n, other)| *n != name && older(n, other) && claim_the_same(rollout, other)).map(|(n, _)| n.clone())
     }
+}
+
+/// Two Rollouts name the same workload or one of the same Services.
+fn claim_the_same(one: &RolloutEntry, other: &RolloutEntry) -> bool {
+    let Ok(spec) = &one.spec else { return false };
+    let workload = spec.workload_ref.as_ref().is_some_and(|w| of_workload(other, &w.name));
+    let service = spec.traffic.as_ref().is_some_and(|t| of_service(other, &t.service) || of_service(other, &t.canary_service()));
+    workload || service
 }
 
 fn of_workload(rollout: &RolloutEntry, name: &str) -> bool {
