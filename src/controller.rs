@@ -18,7 +18,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::{
     act::{ActError, Actor},
-    core::{self, Observed, Settings, observed::DryRun, patch::Kind, revision},
+    core::{self, Observed, Settings, observed::DryRun, patch::Kind, policy, revision},
     lease::Claim,
     metrics::Measure,
     notify::Notifier,
@@ -253,6 +253,9 @@ impl Controller {
 
     /// Asks the API server about a template that nobody has asked about yet. True if it refuses the template.
     async fn ask(&self, obs: &mut Observed) -> Result<bool, ActError> {
+        if policy::question(obs) {
+            obs.policies = Some(self.actor.policies(&obs.rollout.namespace).await?);
+        }
         let Some(question) = revision::question(obs) else { return Ok(false) };
         let uid = obs.rollout.meta.uid.clone();
         let digest = revision::template(obs).map(revision::digest).unwrap_or_default();

@@ -38,6 +38,8 @@ pub struct Observed {
     pub done_actions: Vec<Meta>,
     /// The namespace is being deleted with everything in it.
     pub namespace_terminating: bool,
+    /// Policies of the namespace that are attached to Services by name, if it was asked for them (see `policy::question`).
+    pub policies: Option<Vec<Value>>,
     /// What the API server makes of the present template, if it was asked (see `revision::question`).
     pub dry_run: Option<DryRun>,
     /// Another Rollout, older than this one, that names the same Service or Deployment.

@@ -20,6 +20,7 @@ pub enum Kind {
     ControllerRevision,
     Service,
     HttpRoute,
+    BackendTlsPolicy,
 }
 
 /// One write, and why.

@@ -337,6 +337,7 @@ impl Index {
             done_actions: done.into_iter().map(|action| action.meta.clone()).collect(),
             namespace_terminating: self.terminating.contains(namespace),
             dry_run: None,
+            policies: None,
             rival: self.rival(namespace, name, rollout),
             anchor,
             workload,
@@ -400,7 +401,10 @@ impl Index {
     /// A Rollout that is older and names the same workload or one of the same Services.
     fn rival(&self, namespace: &str, name: &str, rollout: &RolloutEntry) -> Option<String> {
         let older = |other_name: &String, other: &RolloutEntry| (other.created_at, other_name.as_str()) < (rollout.created_at, name);
-        self.rollouts.all(namespace).find(|(n, other)| *n != name && older(n, other) && claim_the_same(rollout, other)).map(|(n, _)| n.clone())
+        self.rollouts
+            .all(namespace)
+            .find(|(n, other)| *n != name && older(n, other) && claim_the_same(rollout, other))
+            .map(|(n, _)| n.clone())
     }
 }
 

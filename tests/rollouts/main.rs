@@ -300,6 +300,30 @@ fn two_rollouts_in_one_rule_roll_at_the_same_time_and_leave_it_as_it_was() {
 }
 
 #[test]
+fn a_backend_tls_policy_of_the_service_is_copied_for_the_canary_service_and_goes_with_it() {
+    let mut shop = Shop::open();
+    let policies = "/apis/gateway.networking.k8s.io/v1/namespaces/default/backendtlspolicies";
+    for (name, target) in [("api", "api"), ("other", "other")] {
+        let spec = json!({"targetRefs": [{"group": "", "kind": "Service", "name": target}], "validation": {"hostname": "api.example"}});
+        shop.send("POST", policies, "ann", "application/json", json!({"metadata": {"name": name}, "spec": spec}));
+    }
+    let all = |shop: &Shop| {
+        let name = |policy: &std::sync::Arc<serde_json::Value>| policy["metadata"]["name"].as_str().unwrap().to_owned();
+        shop.drive.api.list("backendtlspolicies.gateway.networking.k8s.io").map(name).collect::<Vec<_>>()
+    };
+    shop.deploy("app:v2");
+    shop.until("the canary's backend has entered", |s| s.get(Watched::HttpRoute, "shop")["spec"]["rules"][0]["backendRefs"][1].is_object());
+    assert_eq!(all(&shop), ["api", "api-canary", "other"]);
+    let copy = shop.drive.api.get("backendtlspolicies.gateway.networking.k8s.io", shop::NS, "api-canary").unwrap().clone();
+    assert_eq!(copy["spec"]["targetRefs"], json!([{"group": "", "kind": "Service", "name": "api-canary"}]));
+    assert_eq!(copy["spec"]["validation"], json!({"hostname": "api.example"}));
+    promote_if_it_waits(&mut shop, "app:v2");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+    assert_eq!(all(&shop), ["api", "other"], "the copy goes with the Service");
+}
+
+#[test]
 fn the_newest_twenty_commands_are_kept_as_the_record() {
     let mut shop = halfway();
     let mut last = String::new();
