@@ -69,7 +69,7 @@ impl Kind {
             Self::ReplicaSet => Watched::ReplicaSet,
             Self::ControllerRevision => Watched::ControllerRevision,
             Self::Service => Watched::Service,
-            Self::HttpRoute => Watched::HttpRoute,
+            Self::Route(kind) => Watched::of_route(kind),
             Self::BackendTlsPolicy => return None,
         })
     }
@@ -172,7 +172,7 @@ impl Actor {
 
     /// Writes a status, if nothing about its object has changed since it was looked at.
     pub async fn write_status(&self, namespace: &str, kind: Kind, meta: &Meta, status: &Value) -> Result<(), ActError> {
-        let what = format!("write the status of {kind:?} {}", meta.name);
+        let what = format!("write the status of {kind} {}", meta.name);
         let ops = [
             json!({"op": "test", "path": "/metadata/uid", "value": meta.uid}),
             json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version}),

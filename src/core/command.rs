@@ -250,7 +250,8 @@ impl Draft<'_> {
                 record.rejected = None;
                 let text = serde_json::to_string(&record).unwrap_or_default();
                 let before = route.view.meta.annotations.get(&key).cloned().unwrap_or_default();
-                let patch = Guarded::new(Kind::HttpRoute, &route.view.meta).test(annotation(&key), before).annotate(&key, text);
+                let patch =
+                    Guarded::new(Kind::Route(route.view.kind), &route.view.meta).test(annotation(&key), before).annotate(&key, text);
                 cleared.push(patch.fenced(format!("take the rejection of {canary} off {}", route.view.meta.name), obs.epoch));
             }
         }

@@ -12,7 +12,7 @@ impl Draft<'_> {
     pub fn ensure_fenced(&mut self) -> Flow {
         let obs = self.obs;
         let services = [&obs.service, &obs.canary_service].into_iter().flatten().map(|s| (Kind::Service, &s.meta));
-        let routes = obs.routes.iter().map(|r| (Kind::HttpRoute, &r.meta));
+        let routes = obs.routes.iter().map(|r| (Kind::Route(r.kind), &r.meta));
         let sets = obs.replica_sets.iter().map(|rs| (Kind::ReplicaSet, &rs.meta));
         let workload = obs.workload.iter().map(|w| (Kind::Deployment, &w.meta));
         let rollout = [(Kind::Rollout, &obs.rollout.meta)];
@@ -23,7 +23,7 @@ impl Draft<'_> {
             return Ok(());
         }
         for (kind, meta) in outdated {
-            self.act(Guarded::new(kind, meta).fenced(format!("raise the epoch of {kind:?} {} to {}", meta.name, obs.epoch), obs.epoch));
+            self.act(Guarded::new(kind, meta).fenced(format!("raise the epoch of {kind} {} to {}", meta.name, obs.epoch), obs.epoch));
         }
         wait(Waiting::Settling, "a new leader takes over")
     }

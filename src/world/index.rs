@@ -14,6 +14,7 @@ use crate::{
         AnalysisTemplateSpec,
         analysis::{TemplateKind, TemplateRef},
         keys,
+        rollout::{RouteKind, Traffic},
     },
     core::observed::{
         ActionView, EndpointView, Meta, Observed, Owner, ReplicaSetView, RolloutView, RouteView, RunView, ServiceView, WorkloadView,
@@ -140,7 +141,11 @@ impl Index {
             Watched::Pod => self.pods.put(namespace, name, object.and_then(project::pod)),
             Watched::Service => self.services.put(namespace, name, object.map(project::service)),
             Watched::EndpointSlice => self.slices.put(namespace, name, object.map(project::endpoint_slice)),
-            Watched::HttpRoute => self.routes.put(namespace, name, object.map(project::http_route)),
+            Watched::HttpRoute | Watched::GrpcRoute | Watched::TlsRoute | Watched::TcpRoute => {
+                if let Some(kind) = kind.route() {
+                    self.routes.put(namespace, &route_key(kind, name), object.map(|o| project::route(kind, o)));
+                }
+            }
             Watched::AnalysisRun => {
                 self.runs.put(namespace, name, object.and_then(|o| readable(project::analysis_run(o), kind, namespace, name)))
             }
@@ -201,10 +206,12 @@ impl Index {
                 let service = self.slices.get(namespace, name).map(|slice| slice.service.clone()).unwrap_or_default();
                 self.rollouts_by(namespace, |r| of_service(r, &service)).for_each(|r| add(r));
             }
-            Watched::HttpRoute => {
-                let recorded = self.routes.get(namespace, name).map(recorded_by).unwrap_or_default();
-                self.rollouts_by(namespace, |r| of_route(r, name)).for_each(|r| add(r));
-                recorded.iter().for_each(|r| add(r));
+            Watched::HttpRoute | Watched::GrpcRoute | Watched::TlsRoute | Watched::TcpRoute => {
+                if let Some(kind) = kind.route() {
+                    let recorded = self.routes.get(namespace, &route_key(kind, name)).map(recorded_by).unwrap_or_default();
+                    self.rollouts_by(namespace, |r| of_route(r, kind, name)).for_each(|r| add(r));
+                    recorded.iter().for_each(|r| add(r));
+                }
             }
             Watched::AnalysisRun => {
                 if let Some(run) = self.runs.get(namespace, name) {
@@ -262,6 +269,15 @@ impl Index {
         self.rollouts.get(namespace, name)
     }
 
+    /// Whether any Rollout names a route of this kind.
+    pub fn is_named(&self, kind: RouteKind) -> bool {
+        let names = |rollout: &RolloutEntry| {
+            let traffic = rollout.spec.as_ref().ok().and_then(|spec| spec.traffic.as_ref());
+            traffic.is_some_and(|traffic| traffic.routes.iter().any(|route| route.kind == kind))
+        };
+        self.rollouts.0.values().flat_map(BTreeMap::values).any(names)
+    }
+
     pub fn rollout_keys(&self) -> BTreeSet<Key> {
         let names = self.rollouts.0.iter().flat_map(|(namespace, all)| all.keys().map(move |name| (namespace.clone(), name.clone())));
         names.map(|(namespace, name)| Key::Rollout { namespace, name }).collect()
@@ -313,8 +329,8 @@ impl Index {
         let pods = pods.filter(|pod| replica_sets.iter().any(|rs| rs.meta.uid == pod.replica_set.1)).map(|pod| pod.view.clone()).collect();
         let service = |service: &str| self.service(namespace, service, name, anchor.as_ref());
         let traffic = spec.traffic.as_ref();
-        let routes =
-            self.routes.all(namespace).filter(|(route, view)| of_route(rollout, route) || recorded_by(view).iter().any(|r| r == name));
+        let is_ours = |view: &RouteView| of_route(rollout, view.kind, &view.meta.name) || recorded_by(view).iter().any(|r| r == name);
+        let routes = self.routes.all(namespace).filter(|(_, view)| is_ours(view));
         let mut actions: Vec<_> = self.actions.all(namespace).map(|(_, a)| a).filter(|(_, a)| a.spec.rollout == name).collect();
         actions.sort_by(|a, b| (a.0, &a.1.meta.name).cmp(&(b.0, &b.1.meta.name)));
         let (done, open): (Vec<_>, Vec<_>) = actions.into_iter().map(|(_, a)| a).partition(|a| a.status.outcome.is_some());
@@ -424,8 +440,14 @@ fn of_service(rollout: &RolloutEntry, name: &str) -> bool {
     rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(|t| t.service == name || t.canary_service() == name))
 }
 
-fn of_route(rollout: &RolloutEntry, name: &str) -> bool {
-    rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(|t| t.routes.iter().any(|r| r.name == name)))
+fn of_route(rollout: &RolloutEntry, kind: RouteKind, name: &str) -> bool {
+    let names = |t: &Traffic| t.routes.iter().any(|r| r.kind == kind && r.name == name);
+    rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(names))
+}
+
+/// Routes of different kinds may have the same name.
+fn route_key(kind: RouteKind, name: &str) -> String {
+    format!("{kind}/{name}")
 }
 
 fn uses(rollout: &RolloutEntry, kind: TemplateKind, name: &str) -> bool {

@@ -6,10 +6,11 @@ pub mod project;
 use std::{
     collections::BTreeSet,
     sync::{Arc, RwLock},
+    time::Duration,
 };
 
 use futures::{Stream, StreamExt};
-use gateway_api::httproutes::HttpRoute;
+use gateway_api::{experimental::tcproutes::TcpRoute, grpcroutes::GrpcRoute, httproutes::HttpRoute, tlsroutes::TlsRoute};
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, Deployment, ReplicaSet},
     autoscaling::v2::HorizontalPodAutoscaler,
@@ -18,12 +19,12 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject},
+    api::{ApiResource, DynamicObject, ListParams},
     runtime::{WatchStreamExt, watcher},
 };
 use tokio::sync::{broadcast, watch};
 
-use crate::api::{AnalysisRun, AnalysisTemplate, ClusterAnalysisTemplate, Rollout, RolloutAction};
+use crate::api::{AnalysisRun, AnalysisTemplate, ClusterAnalysisTemplate, Rollout, RolloutAction, rollout::RouteKind};
 
 pub use index::{Change, Index, Key};
 
@@ -37,6 +38,9 @@ pub enum Watched {
     Service,
     EndpointSlice,
     HttpRoute,
+    GrpcRoute,
+    TlsRoute,
+    TcpRoute,
     AnalysisRun,
     AnalysisTemplate,
     ClusterAnalysisTemplate,
@@ -47,7 +51,7 @@ pub enum Watched {
 }
 
 impl Watched {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Rollout,
         Self::Deployment,
         Self::ReplicaSet,
@@ -55,6 +59,9 @@ impl Watched {
         Self::Service,
         Self::EndpointSlice,
         Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
         Self::AnalysisRun,
         Self::AnalysisTemplate,
         Self::ClusterAnalysisTemplate,
@@ -73,6 +80,9 @@ impl Watched {
             Self::Service => ApiResource::erase::<Service>(&()),
             Self::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
             Self::HttpRoute => ApiResource::erase::<HttpRoute>(&()),
+            Self::GrpcRoute => ApiResource::erase::<GrpcRoute>(&()),
+            Self::TlsRoute => ApiResource::erase::<TlsRoute>(&()),
+            Self::TcpRoute => ApiResource::erase::<TcpRoute>(&()),
             Self::AnalysisRun => ApiResource::erase::<AnalysisRun>(&()),
             Self::AnalysisTemplate => ApiResource::erase::<AnalysisTemplate>(&()),
             Self::ClusterAnalysisTemplate => ApiResource::erase::<ClusterAnalysisTemplate>(&()),
@@ -81,6 +91,25 @@ impl Watched {
             Self::Autoscaler => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
             Self::Namespace => ApiResource::erase::<Namespace>(&()),
         }
+    }
+
+    pub fn of_route(kind: RouteKind) -> Self {
+        match kind {
+            RouteKind::HttpRoute => Self::HttpRoute,
+            RouteKind::GrpcRoute => Self::GrpcRoute,
+            RouteKind::TlsRoute => Self::TlsRoute,
+            RouteKind::TcpRoute => Self::TcpRoute,
+        }
+    }
+
+    /// The kind of route that it is, if it is one.
+    pub fn route(self) -> Option<RouteKind> {
+        RouteKind::ALL.into_iter().find(|kind| Self::of_route(*kind) == self)
+    }
+
+    /// A cluster may do without it: it belongs to a version or channel of the Gateway API that not everyone has installed.
+    fn is_optional(self) -> bool {
+        self.route().is_some_and(|kind| kind != RouteKind::HttpRoute)
     }
 
     fn is_cluster_scoped(self) -> bool {
@@ -97,6 +126,9 @@ impl Watched {
         }
     }
 }
+
+/// A kind of route that a Rollout names, and that the cluster does not have, is asked for again after this time.
+const SERVED_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where a kind is watched: in one namespace, or (`None`) in all.
 type Scope = Option<String>;
@@ -201,6 +233,9 @@ impl World {
             Some(selector) => watcher::Config::default().labels(selector),
             None => watcher::Config::default(),
         };
+        if kind.is_optional() {
+            self.until_served(&api, kind, &scope).await;
+        }
         let mut seen = BTreeSet::new();
         let mut events = std::pin::pin!(watcher(api, config.page_size(200)).default_backoff());
         while let Some(event) = events.next().await {
@@ -208,6 +243,26 @@ impl World {
                 Ok(event) => self.event(kind, &scope, event, &mut seen),
                 Err(error) => tracing::warn!(?kind, namespace = scope, %error, "a watch failed and is started again"),
             }
+        }
+    }
+
+    /// Waits until the cluster has a kind. Nobody is asked again until a Rollout names it.
+    async fn until_served(&self, api: &Api<DynamicObject>, kind: Watched, scope: &Scope) {
+        let mut changes = self.changed.subscribe();
+        loop {
+            match api.list(&ListParams::default().limit(1)).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                _ => return, // the watch copes with anything else
+            }
+            self.listed.send_modify(|listed| {
+                listed.insert((kind, scope.clone()));
+            });
+            while !kind.route().is_some_and(|route| self.read(|index| index.is_named(route))) {
+                if let Err(broadcast::error::RecvError::Closed) = changes.recv().await {
+                    return;
+                }
+            }
+            tokio::time::sleep(SERVED_AGAIN).await;
         }
     }
 

@@ -279,11 +279,11 @@ pub fn endpoint_slice(object: &DynamicObject) -> SliceEntry {
     }
 }
 
-pub fn http_route(object: &DynamicObject) -> RouteView {
+pub fn route(kind: RouteKind, object: &DynamicObject) -> RouteView {
     let rules = list(&object.data, "/spec/rules")
         .map(|rule| RuleView { name: text(rule, "name").map(str::to_owned), refs: list(rule, "/backendRefs").cloned().collect() });
     RouteView {
-        kind: RouteKind::HttpRoute,
+        kind,
         meta: Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) },
         rules: rules.collect(),
         parents: list(&object.data, "/status/parents").map(parent).collect(),

@@ -324,6 +324,27 @@ fn a_backend_tls_policy_of_the_service_is_copied_for_the_canary_service_and_goes
 }
 
 #[test]
+fn routes_of_several_kinds_are_split_together_and_put_back() {
+    let mut shop = Shop::without_rollout();
+    let spec = json!({"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": "api", "port": 80}]}]});
+    shop.apply(Watched::GrpcRoute, json!({"metadata": {"name": "shop"}, "spec": spec}));
+    let rpc = |shop: &Shop| shop.get(Watched::GrpcRoute, "shop")["spec"].clone();
+    let before = rpc(&shop);
+    let routes = json!([{"kind": "HTTPRoute", "name": "shop"}, {"kind": "GRPCRoute", "name": "shop"}]);
+    shop.rollout("api", json!({"traffic": {"service": "api", "routes": routes, "drainSeconds": 10, "stepGraceSeconds": 1}}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.deploy("app:v2");
+    shop.until("at 50 %", |s| s.phase() == "Paused" && s.weight() == 50.0);
+    let weights: Vec<_> = rpc(&shop)["rules"][0]["backendRefs"].as_array().unwrap().iter().map(|b| b["weight"].clone()).collect();
+    assert_eq!(weights, [500, 500]);
+    promote_if_it_waits(&mut shop, "app:v2");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+    assert_eq!(rpc(&shop), before);
+    assert!(shop.get(Watched::GrpcRoute, "shop")["metadata"]["annotations"].as_object().is_none_or(serde_json::Map::is_empty));
+}
+
+#[test]
 fn the_newest_twenty_commands_are_kept_as_the_record() {
     let mut shop = halfway();
     let mut last = String::new();
