@@ -287,6 +287,9 @@ impl Draft<'_> {
                 self.act(patch.unfenced(format!("take the marks of the rollout off ReplicaSet {}", rs.meta.name)));
             }
         }
+        if obs.rollout.meta.annotations.contains_key(keys::EPOCH) {
+            self.act(Guarded::new(Kind::Rollout, &obs.rollout.meta).unfenced("take our fence off the Rollout"));
+        }
         let mut old: Vec<&ReplicaSetView> =
             obs.revisions().filter(|rs| rs.hash != stable && rs.replicas == 0 && rs.status_replicas == 0).collect();
         old.sort_by(|a, b| (a.created_at, &a.meta.name).cmp(&(b.created_at, &b.meta.name)));
