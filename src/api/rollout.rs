@@ -39,6 +39,7 @@ use super::{
     validation = Rule::new("has(self.template) != has(self.workloadRef)").message("set exactly one of spec.workloadRef (an existing Deployment) and spec.template (with spec.selector)"),
     validation = Rule::new("has(self.template) == has(self.selector)").message("spec.selector belongs to spec.template: set both, or neither with spec.workloadRef"),
     validation = Rule::new("has(self.workloadRef) == has(oldSelf.workloadRef)").message("spec.workloadRef and spec.template cannot be exchanged: delete this Rollout (it gives its workload back) and create a new one"),
+    validation = Rule::new("has(self.traffic) == has(oldSelf.traffic)").message("spec.traffic cannot be added or taken away: delete this Rollout (it gives everything back) and create a new one"),
     validation = Rule::new("has(self.selector) == has(oldSelf.selector) && (!has(self.selector) || self.selector == oldSelf.selector)").message("spec.selector is immutable: delete this Rollout and create a new one")
 )]
 #[serde(rename_all = "camelCase")]
