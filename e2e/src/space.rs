@@ -41,6 +41,7 @@ fn resource(kind: &str) -> ApiResource {
     let (group, version) = match kind {
         "Deployment" | "ReplicaSet" | "ControllerRevision" => ("apps", "v1"),
         "HTTPRoute" => ("gateway.networking.k8s.io", "v1"),
+        "PodDisruptionBudget" => ("policy", "v1"),
         "Rollout" | "AnalysisTemplate" | "AnalysisRun" | "RolloutAction" => (sluice::api::GROUP, sluice::api::VERSION),
         "Event" => ("events.k8s.io", "v1"),
         _ => ("", "v1"),

@@ -9,8 +9,10 @@ mod neighbours;
 mod never_ready;
 mod outage;
 mod routes_in_git;
+mod scaling;
 mod take_over;
 mod template_mode;
+mod undo;
 
 use crate::test::Scenario;
 
@@ -30,6 +32,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(neighbours, "neighbours", alone: false, "what others have in the same route stays untouched, while two Rollouts roll in it"),
         scenario!(routes_in_git, "routes-in-git", alone: false, "routes that list both Services, with and without weights; several routes; rules by name"),
         scenario!(actions, "actions", alone: false, "the plugin steers; stale commands are refused; new templates in the middle of a rollout"),
+        scenario!(undo, "undo", alone: false, "back to an earlier version: at rest, right after a promotion, and with pods that were kept"),
+        scenario!(scaling, "scaling", alone: false, "scaled in mid-rollout, by a step, without routes; restarted as a disruption budget allows"),
         scenario!(template_mode, "template-mode", alone: false, "a Rollout with its own template, judged by its pods' own numbers"),
         scenario!(good_canary, "good-canary", alone: true, "a good version goes live by its weights, without a failed request"),
         scenario!(bad_canary, "bad-canary", alone: true, "a bad version is taken back by Prometheus, and stays so until a person or Git goes on"),
