@@ -35,6 +35,10 @@ bench: ## The benchmarks: how long one plan takes
 crds: ## Generate crds/ and the chart's copy from src/api
 	@cargo run --quiet --bin sluice -- crds --out crds --out charts/sluice/files/crds
 
+.PHONY: docs
+docs: ## Generate docs/api.md from src/api
+	@UPDATE=1 cargo test --quiet --test api_reference
+
 .PHONY: parts
 parts: ## Build the parts of the end-to-end cluster, once (about 20 minutes; as root: it installs Debian packages)
 	@$(NICE) e2e/parts/build
