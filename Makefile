@@ -39,6 +39,10 @@ crds: ## Generate crds/ and the chart's copy from src/api
 docs: ## Generate docs/api.md from src/api
 	@UPDATE=1 cargo test --quiet --test api_reference
 
+.PHONY: deny
+deny: ## Licences, bans and sources of all crates (needs cargo-deny: `cargo install cargo-deny --locked`)
+	@cargo deny check licenses bans sources
+
 .PHONY: parts
 parts: ## Build the parts of the end-to-end cluster, once (about 20 minutes; as root: it installs Debian packages)
 	@$(NICE) e2e/parts/build
