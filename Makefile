@@ -43,6 +43,16 @@ docs: ## Generate docs/api.md from src/api
 deny: ## Licences, bans and sources of all crates (needs cargo-deny: `cargo install cargo-deny --locked`)
 	@cargo deny check licenses bans sources
 
+.PHONY: chart
+chart: ## Lint the chart and hold its renderings against golden files (builds Helm once; UPDATE=1 takes them over)
+	@charts/check
+
+.PHONY: install-manifest
+install-manifest: ## Write target/install.yaml: all that the chart installs, for kubectl (SET="--set a=b")
+	@mkdir -p target
+	charts/manifest $(SET) > target/install.yaml
+	echo "wrote target/install.yaml: kubectl apply --server-side -f target/install.yaml"
+
 .PHONY: parts
 parts: ## Build the parts of the end-to-end cluster, once (about 20 minutes; as root: it installs Debian packages)
 	@$(NICE) e2e/parts/build

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::{
     act::{ActError, Actor},
-    core::{self, Observed, Settings, observed::DryRun, patch::Kind, revision},
+    core::{self, Observed, Settings, observed::DryRun, patch::Kind, policy, revision},
     lease::Claim,
     metrics::Measure,
     notify::Notifier,
@@ -117,8 +117,18 @@ impl Controller {
     async fn work(self: &Arc<Self>) {
         let (again, requests) = mpsc::unbounded_channel();
         let changes = self.world.changes().map(|key| (key, Duration::ZERO));
-        let requests = futures::stream::select(changes, UnboundedReceiverStream::new(requests))
-            .map(|(key, wait)| scheduler::ScheduleRequest { message: key, run_at: Instant::now() + wait });
+        let waiting: Mutex<HashSet<Key>> = Mutex::default();
+        let count = |change: &dyn Fn(&mut HashSet<Key>) -> bool| {
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut waiting);
+            self.telemetry.queued(waiting.len());
+        };
+        let requests = futures::stream::select(changes, UnboundedReceiverStream::new(requests)).map(|(key, wait)| {
+            if wait.is_zero() {
+                count(&|waiting| waiting.insert(key.clone()));
+            }
+            scheduler::ScheduleRequest { message: key, run_at: Instant::now() + wait }
+        });
         let mut queue = std::pin::pin!(scheduler::debounced_scheduler(requests, Duration::from_millis(20)));
         let mut working: HashSet<Key> = HashSet::new();
         let mut work = FuturesUnordered::new();
@@ -139,6 +149,7 @@ impl Controller {
                     }
                 }
                 Some(key) = next => {
+                    count(&|waiting| waiting.remove(&key));
                     working.insert(key.clone());
                     let controller = self.clone();
                     work.push(async move {
@@ -208,9 +219,7 @@ impl Controller {
         let mut not_yet = None;
         for action in &plan.actions {
             tracing::info!(namespace, rollout = name, revision, action = action.what, "acts");
-            let done = self.actor.carry_out(namespace, action).await;
-            self.telemetry.wrote(done.as_ref().err().map(ActError::class));
-            match done {
+            match self.timed(self.actor.carry_out(namespace, action)).await {
                 // The status tells what is waited for.
                 Err(ActError::NotYet { .. }) => {
                     not_yet = Some(NOT_YET_AGAIN);
@@ -226,17 +235,27 @@ impl Controller {
         if plan.status != obs.rollout.status {
             tracing::info!(namespace, rollout = name, revision, phase = ?plan.status.phase, message = plan.status.message, "status");
             let status = serde_json::to_value(&plan.status).unwrap_or_default();
-            let done = self.actor.write_status(namespace, Kind::Rollout, &obs.rollout.meta, &status).await;
-            self.telemetry.wrote(done.as_ref().err().map(ActError::class));
-            done?;
+            self.timed(self.actor.write_status(namespace, Kind::Rollout, &obs.rollout.meta, &status)).await?;
+            self.telemetry.went_on(&obs.rollout, &plan.status);
             self.notifier.publish(&obs.rollout, &plan.events).await;
         }
         let wake = plan.wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
         Ok([wake, not_yet, refused.then_some(REFUSED_AGAIN)].into_iter().flatten().min())
     }
 
+    /// One write, with its time and its result in the metrics.
+    async fn timed(&self, write: impl Future<Output = Result<(), ActError>>) -> Result<(), ActError> {
+        let started = Instant::now();
+        let done = write.await;
+        self.telemetry.wrote(started.elapsed(), done.as_ref().err().map(ActError::class));
+        done
+    }
+
     /// Asks the API server about a template that nobody has asked about yet. True if it refuses the template.
     async fn ask(&self, obs: &mut Observed) -> Result<bool, ActError> {
+        if policy::question(obs) {
+            obs.policies = Some(self.actor.policies(&obs.rollout.namespace).await?);
+        }
         let Some(question) = revision::question(obs) else { return Ok(false) };
         let uid = obs.rollout.meta.uid.clone();
         let digest = revision::template(obs).map(revision::digest).unwrap_or_default();

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod lease;
 pub mod metrics;
 pub mod notify;
+pub mod preflight;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod telemetry;

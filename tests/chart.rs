@@ -1,28 +1,35 @@
-//! What of the chart can be held against the code without Helm: `make e2e` lints it, renders it and lives with its roles.
+//! What of the chart can be held against the code without Helm: `make chart` lints and renders it, `make e2e` lives with its roles.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 use sluice::world::Watched;
 
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/sluice")
+}
+
 fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/sluice").join(path);
+    let path = chart().join(path);
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The controller's cluster-wide rules: (group, resource) -> verbs.
+/// The controller's rules: (group, resource) -> verbs. Those of cluster-scoped kinds have a file of their own, if there are any.
 fn rules() -> BTreeMap<(String, String), BTreeSet<String>> {
-    let rules: Value = serde_yaml_ng::from_str(&read("files/rules.yaml")).unwrap();
     let words = |value: &Value| value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>();
     let mut all = BTreeMap::<_, BTreeSet<String>>::new();
-    for rule in rules["rules"].as_array().unwrap() {
-        for group in words(&rule["apiGroups"]) {
-            for resource in words(&rule["resources"]) {
-                all.entry((group.clone(), resource)).or_default().extend(words(&rule["verbs"]));
+    let files = ["files/rules.yaml", "files/cluster-rules.yaml"];
+    for file in files.into_iter().filter(|file| chart().join(file).exists()) {
+        let rules: Value = serde_yaml_ng::from_str(&read(file)).unwrap();
+        for rule in rules["rules"].as_array().unwrap() {
+            for group in words(&rule["apiGroups"]) {
+                for resource in words(&rule["resources"]) {
+                    all.entry((group.clone(), resource)).or_default().extend(words(&rule["verbs"]));
+                }
             }
         }
     }
@@ -32,11 +39,14 @@ fn rules() -> BTreeMap<(String, String), BTreeSet<String>> {
 #[test]
 fn the_controller_may_read_what_it_watches_and_nothing_else() {
     let watched: BTreeSet<_> = Watched::ALL.iter().map(|kind| kind.resource()).map(|r| (r.group, r.plural)).collect();
-    for verb in ["list", "watch"] {
+    // Looked at once in each rollout: nobody needs to know of them at rest.
+    let mut listed = watched.clone();
+    listed.extend(sluice::act::policy_kinds().into_iter().map(|r| (r.group, r.plural)));
+    for (verb, wanted) in [("list", listed), ("watch", watched)] {
         let allowed: BTreeSet<_> = rules().into_iter().filter(|(_, verbs)| verbs.contains(verb)).map(|(what, _)| what).collect();
-        assert_eq!(allowed, watched, "{verb}");
+        assert_eq!(allowed, wanted, "{verb}");
     }
-    assert!(rules().values().all(|verbs| !verbs.contains("get")), "it reads by watches alone");
+    assert!(rules().values().all(|verbs| !verbs.contains("get")), "it reads by watches and lists alone");
 }
 
 #[test]
@@ -57,9 +67,14 @@ fn the_controller_may_write_only_what_it_is_known_for() {
             "deployments: patch",
             "replicasets: create delete patch",
             "events: create patch",
+            "backendtlspolicies: create",
+            "grpcroutes: patch",
             "httproutes: patch",
+            "tcproutes: patch",
+            "tlsroutes: patch",
             "analysisruns: create delete patch",
             "analysisruns/status: patch",
+            "rolloutactions: delete",
             "rolloutactions/status: patch",
             "rollouts: patch",
             "rollouts/scale: patch",
@@ -100,8 +115,9 @@ fn entries(value: Option<&Value>) -> Vec<(String, Value)> {
 #[test]
 fn every_value_has_its_place_in_the_schema_and_the_schema_has_no_other() {
     let mut values: Value = serde_yaml_ng::from_str(&read("values.yaml")).unwrap();
-    // A container's own field: passed on as it is.
+    // Passed on as they are: a container's own field, and labels.
     values["resources"] = Value::Null;
+    values["metrics"]["dashboard"]["labels"] = Value::Null;
     let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
     let (mut given, mut described) = (BTreeSet::new(), BTreeSet::new());
     paths(&values, |v| entries(Some(v)), "", &mut given);

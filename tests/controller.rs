@@ -1,4 +1,6 @@
-//! The whole controller, with its watches and its queue, on the simulated cluster under a paused clock.
+//! The whole controller, with its watches and its queue, on the simulated cluster under a paused clock, with the rights of the chart.
+
+mod rights;
 
 use std::{
     sync::{
@@ -61,13 +63,20 @@ const NAMESPACE: &str = "shop";
 impl Shop {
     /// A Deployment with three pods, a Service, a route, and the smallest Rollout of the examples.
     async fn open() -> Self {
+        Self::open_watching(&[]).await
+    }
+
+    /// One whose controller watches only these namespaces, and has no rights elsewhere; none means all.
+    async fn open_watching(namespaces: &[&str]) -> Self {
+        let namespaces: Vec<String> = namespaces.iter().map(|namespace| (*namespace).to_owned()).collect();
         let cluster = SimCluster::start(Options::default());
+        cluster.set_hook(rights::Rights { actor: "sluice", namespaces: namespaces.clone() });
         for crd in api::crds() {
             cluster.install_crd(serde_json::to_value(crd).unwrap()).unwrap();
         }
         let client = cluster.client("team");
         let judge = Judge::default();
-        let controller = tokio::spawn(start(&cluster, judge.clone()));
+        let controller = tokio::spawn(start(&cluster, World::of(namespaces), judge.clone()));
         let shop = Self { cluster, client, judge, controller };
         shop.create("v1", "Namespace", "namespaces", json!({"metadata": {"name": NAMESPACE}})).await;
         for document in ["examples/app.yaml", "examples/rollout.yaml"] {
@@ -145,10 +154,10 @@ impl Shop {
     }
 }
 
-async fn start_controller(client: Client, clock: sluice::controller::Clock, judge: Judge) {
+async fn start_controller(client: Client, world: World, clock: sluice::controller::Clock, judge: Judge) {
     Controller::new(
         client,
-        World::default(),
+        world,
         Claim::always(),
         Settings { prometheus_address: Some("http://prometheus".to_owned()) },
         Arc::new(judge),
@@ -159,9 +168,9 @@ async fn start_controller(client: Client, clock: sluice::controller::Clock, judg
     .await;
 }
 
-fn start(cluster: &SimCluster, judge: Judge) -> impl Future<Output = ()> + use<> {
+fn start(cluster: &SimCluster, world: World, judge: Judge) -> impl Future<Output = ()> + use<> {
     let handle = cluster.handle().clone();
-    start_controller(cluster.client("sluice"), Arc::new(move || handle.now()), judge)
+    start_controller(cluster.client("sluice"), world, Arc::new(move || handle.now()), judge)
 }
 
 /// What a user applied: nothing of it may differ at rest.
@@ -266,4 +275,19 @@ async fn an_analysis_step_that_cannot_decide_pauses_for_a_person() {
     shop.until("paused", |s| s.phase() == "Paused").await;
     assert_eq!(shop.rollout()["status"]["hold"]["reason"], "InconclusiveAnalysis");
     assert_eq!(shop.canary_weight(), 20.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_watches_some_namespaces_needs_no_rights_elsewhere_and_leaves_the_others_alone() {
+    let shop = Shop::open_watching(&[NAMESPACE, "not-there-yet"]).await;
+    shop.create("v1", "Namespace", "namespaces", json!({"metadata": {"name": "elsewhere"}})).await;
+    let mut stray = shop.rollout();
+    stray["metadata"] = json!({"name": "api"});
+    let elsewhere: Api<api::Rollout> = Api::namespaced(shop.client.clone(), "elsewhere");
+    let stray = elsewhere.create(&PostParams::default(), &serde_json::from_value(stray).unwrap()).await.unwrap();
+    shop.until("taken over", |s| s.phase() == "Healthy").await;
+    shop.deploy("app:v2").await;
+    shop.until("promoted", |s| s.phase() == "Healthy" && s.image_that_serves() == "app:v2").await;
+    assert_eq!(shop.events("WriteRefused"), Vec::<String>::new());
+    assert_eq!(elsewhere.get("api").await.unwrap().metadata.resource_version, stray.metadata.resource_version);
 }

@@ -90,8 +90,7 @@ impl Desk {
             Telemetry::default(),
             Arc::new(move || handle.now()),
         );
-        let session =
-            Session { client: sim.client("kubectl-sluice"), namespace: "shop".into(), url: "https://sim".into(), user: Some("ada".into()) };
+        let session = Session { client: sim.client("ada"), namespace: "shop".into(), url: "https://sim".into() };
         let desk = Self { controller: tokio::spawn(controller.run()), sim, session, judge };
         desk.create("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}").await;
         desk.create(include_str!("../examples/app.yaml")).await;

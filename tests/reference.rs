@@ -1,6 +1,10 @@
 //! `docs/reference.md` names every word that tools may rely on.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
+
+use regex::Regex;
+use serde_json::Value;
+use sluice::telemetry;
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -52,17 +56,44 @@ fn every_key_is_in_the_reference() {
     assert_eq!(undocumented(&words, "Labels"), Vec::<&str>::new());
 }
 
+/// The names of the controller's metrics, as they are registered; units and suffixes come behind them.
+fn metrics() -> Vec<String> {
+    let source = read("src/telemetry/mod.rs").replace(['\n', ' '], "");
+    let registered =
+        source.split("registry.register").skip(1).filter_map(|rest| Some(rest.split_once("(\"")?.1.split_once('"')?.0.to_owned()));
+    let derived = telemetry::rollout_gauges().map(str::to_owned);
+    registered.chain(derived).chain(["leader".to_owned()]).map(|name| format!("sluice_{name}")).collect()
+}
+
 #[test]
 fn every_metric_of_the_controller_is_in_the_reference() {
-    let source = read("src/telemetry.rs");
-    let flat = source.replace(['\n', ' '], "");
-    let mut names: Vec<String> = flat
-        .split("registry.register")
-        .skip(1)
-        .filter_map(|rest| Some(format!("sluice_{}", rest.split_once("(\"")?.1.split_once('"')?.0)))
-        .collect();
-    names.push("sluice_leader".to_owned());
-    assert!(names.len() > 4, "{names:?}");
+    let names = metrics();
+    assert!(names.len() > 16, "{names:?}");
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     assert_eq!(undocumented(&names, "Metrics"), Vec::<&str>::new());
+}
+
+#[test]
+fn alerts_and_dashboard_ask_only_for_metrics_that_exist() {
+    let endings = ["", "_total", "_info", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum"];
+    let known: BTreeSet<String> = metrics().iter().flat_map(|name| endings.map(|ending| format!("{name}{ending}"))).collect();
+    let metric = Regex::new(r"sluice_\w+").unwrap();
+    for file in ["charts/sluice/files/alerts.yaml", "charts/sluice/files/dashboard.json"] {
+        let text = read(file);
+        let asked: BTreeSet<&str> = metric.find_iter(&text).map(|found| found.as_str()).collect();
+        assert!(asked.len() > 4, "{file}: {asked:?}");
+        let unknown: Vec<&&str> = asked.iter().filter(|name| !known.contains(**name)).collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
+}
+
+#[test]
+fn every_alert_is_in_the_reference_and_says_what_to_do() {
+    let alerts: Value = serde_yaml_ng::from_str(&read("charts/sluice/files/alerts.yaml")).unwrap();
+    let rules = alerts["groups"][0]["rules"].as_array().unwrap();
+    for rule in rules {
+        assert!(rule["annotations"]["summary"].is_string() && rule["annotations"]["description"].is_string(), "{rule}");
+    }
+    let names: Vec<&str> = rules.iter().map(|rule| rule["alert"].as_str().unwrap()).collect();
+    assert_eq!(undocumented(&names, "Alerts"), Vec::<&str>::new());
 }

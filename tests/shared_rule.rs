@@ -4,6 +4,7 @@
 use proptest::{prelude::*, test_runner::TestCaseError};
 use serde_json::{Value, json};
 use sluice::{
+    api::rollout::RouteKind,
     core::{
         patch::{Action, Write},
         route::{Pair, Route},
@@ -96,7 +97,7 @@ impl World {
     }
 
     fn with<T>(&self, rollout: usize, look: impl FnOnce(&Route) -> T) -> T {
-        let view = project::http_route(&serde_json::from_value(self.route.clone()).unwrap());
+        let view = project::route(RouteKind::HttpRoute, &serde_json::from_value(self.route.clone()).unwrap());
         let service = ROLLOUTS[rollout];
         let canary = format!("{service}-canary");
         let pair = Pair { service, canary: &canary };

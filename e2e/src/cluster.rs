@@ -12,6 +12,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams},
 };
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::wait::{seconds, wait_for, when};
@@ -51,18 +52,44 @@ impl Cluster {
 
     /// Installs the controller as users do: by the chart.
     pub async fn install(&self) -> Result<()> {
-        let chart = root().join("charts/sluice");
-        run("helm", ["lint", "--strict", &chart.display().to_string()]).await?;
+        self.install_with(&[]).await
+    }
+
+    /// Installs or upgrades it with further values, each `key=value`.
+    pub async fn install_with(&self, values: &[&str]) -> Result<()> {
         let prometheus = format!("prometheus.address={}", self.prometheus);
         let replicas = format!("replicas={REPLICAS}");
         let words = ["upgrade", "--install", "sluice", "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "60s"];
-        let values = ["image.repository=sluice.dev/sluice", "image.tag=e2e", "image.pullPolicy=Never", &replicas, &prometheus];
+        let fixed = ["image.repository=sluice.dev/sluice", "image.tag=e2e", "image.pullPolicy=Never", &replicas, &prometheus];
         let mut arguments: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        arguments.extend(values.iter().flat_map(|value| ["--set".to_owned(), (*value).to_owned()]));
-        arguments.push(chart.display().to_string());
+        arguments.extend(fixed.iter().chain(values).flat_map(|value| ["--set".to_owned(), (*value).to_owned()]));
+        arguments.push(root().join("charts/sluice").display().to_string());
         run("helm", arguments).await?;
         self.led().await?;
         Ok(())
+    }
+
+    pub async fn uninstall(&self) -> Result<()> {
+        run("helm", ["uninstall", "sluice", "--namespace", SYSTEM, "--wait", "--timeout", "60s"]).await.map(drop)
+    }
+
+    pub async fn rollback(&self) -> Result<()> {
+        run("helm", ["rollback", "sluice", "--namespace", SYSTEM, "--wait", "--timeout", "60s"]).await.map(drop)
+    }
+
+    /// The cluster as another user sees it.
+    pub async fn as_user(&self, name: &str) -> Result<Client> {
+        let mut config = kube::Config::infer().await?;
+        config.auth_info.impersonate = Some(name.to_owned());
+        Ok(Client::try_from(config)?)
+    }
+
+    /// What Prometheus answers to a query: its samples.
+    pub async fn query(&self, query: &str) -> Result<Vec<Value>> {
+        let url = format!("{}/api/v1/query", self.prometheus);
+        let answer: Value = reqwest::Client::new().get(url).query(&[("query", query)]).send().await?.json().await?;
+        ensure!(answer["status"] == "success", "{query}: {}", answer["error"]);
+        Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
     }
 
     pub async fn controllers(&self) -> Result<Vec<Pod>> {

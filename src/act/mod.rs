@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
+use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, EvictParams, GroupVersionKind, ListParams, Patch, PatchParams, PostParams, Preconditions,
+        TypeMeta,
+    },
 };
 use serde_json::{Value, json};
 
@@ -55,8 +59,9 @@ impl ActError {
 }
 
 impl Kind {
-    pub(crate) fn watched(self) -> Watched {
-        match self {
+    /// The kind among those that are watched, if it is.
+    pub(crate) fn watched(self) -> Option<Watched> {
+        Some(match self {
             Self::Rollout => Watched::Rollout,
             Self::RolloutAction => Watched::RolloutAction,
             Self::AnalysisRun => Watched::AnalysisRun,
@@ -64,12 +69,13 @@ impl Kind {
             Self::ReplicaSet => Watched::ReplicaSet,
             Self::ControllerRevision => Watched::ControllerRevision,
             Self::Service => Watched::Service,
-            Self::HttpRoute => Watched::HttpRoute,
-        }
+            Self::Route(kind) => Watched::of_route(kind),
+            Self::BackendTlsPolicy => return None,
+        })
     }
 
-    fn resource(self) -> ApiResource {
-        self.watched().resource()
+    pub(crate) fn resource(self) -> ApiResource {
+        self.watched().map_or_else(|| ApiResource::erase::<BackendTlsPolicy>(&()), Watched::resource)
     }
 }
 
@@ -122,7 +128,7 @@ impl Actor {
                     .map_err(|e| ActError::Refused { what: what.to_owned(), message: e.to_string() })?;
                 let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
                 match self.send(what, self.api(namespace, *kind).create(&params, &object)).await {
-                    Ok(made) => self.world.written(kind.watched(), &made),
+                    Ok(made) => self.known(*kind, &made),
                     // It exists: an earlier create took effect, and the watch will bring it.
                     Err(ActError::Stale { .. }) => return Err(ActError::Stale { what: what.to_owned() }),
                     Err(error) => return Err(error),
@@ -135,7 +141,7 @@ impl Actor {
                     Some(subresource) => self.send(what, api.patch_subresource(subresource, name, &params, &patch)).await?,
                     None => self.send(what, api.patch(name, &params, &patch)).await?,
                 };
-                self.world.written(kind.watched(), &patched);
+                self.known(*kind, &patched);
             }
             Write::Evict { name, uid } => {
                 let only = Preconditions { uid: Some(uid.clone()), resource_version: None };
@@ -166,7 +172,7 @@ impl Actor {
 
     /// Writes a status, if nothing about its object has changed since it was looked at.
     pub async fn write_status(&self, namespace: &str, kind: Kind, meta: &Meta, status: &Value) -> Result<(), ActError> {
-        let what = format!("write the status of {kind:?} {}", meta.name);
+        let what = format!("write the status of {kind} {}", meta.name);
         let ops = [
             json!({"op": "test", "path": "/metadata/uid", "value": meta.uid}),
             json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version}),
@@ -175,8 +181,37 @@ impl Actor {
         let patch: Patch<Value> = json_patch(&ops, &what)?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let patched = self.send(&what, self.api(namespace, kind).patch_subresource("status", &meta.name, &params, &patch)).await?;
-        self.world.written(kind.watched(), &patched);
+        self.known(kind, &patched);
         Ok(())
+    }
+
+    fn known(&self, kind: Kind, object: &DynamicObject) {
+        if let Some(watched) = kind.watched() {
+            self.world.written(watched, object);
+        }
+    }
+
+    /// The policies of a namespace that may be attached to Services by name. A kind that the cluster does not have, has none.
+    pub async fn policies(&self, namespace: &str) -> Result<Vec<Value>, ActError> {
+        let mut found = vec![];
+        for resource in policy_kinds() {
+            let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+            let what = format!("list {}", resource.plural);
+            let list = match self.send(&what, api.list(&ListParams::default())).await {
+                Ok(list) => list,
+                Err(ActError::Stale { .. }) => continue, // 404
+                Err(ActError::Refused { message, .. }) => {
+                    tracing::warn!(namespace, kind = resource.kind, message, "policies of this kind are not looked at");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for mut policy in list.items {
+                policy.types = Some(TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() });
+                found.push(serde_json::to_value(&policy).unwrap_or_default());
+            }
+        }
+        Ok(found)
     }
 
     /// Asks the API server what it makes of a ReplicaSet, without making one.
@@ -191,6 +226,19 @@ impl Actor {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Kinds of policies that are attached to Services by name.
+pub fn policy_kinds() -> Vec<ApiResource> {
+    let others = [
+        ("gateway.networking.x-k8s.io", "v1alpha1", "XBackendTrafficPolicy", "xbackendtrafficpolicies"),
+        ("networking.gke.io", "v1", "GCPBackendPolicy", "gcpbackendpolicies"),
+        ("networking.gke.io", "v1", "HealthCheckPolicy", "healthcheckpolicies"),
+        ("networking.istio.io", "v1", "DestinationRule", "destinationrules"),
+    ];
+    let others = others
+        .map(|(group, version, kind, plural)| ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural));
+    std::iter::once(Kind::BackendTlsPolicy.resource()).chain(others).collect()
 }
 
 fn is_too_many(error: &kube::Error) -> bool {

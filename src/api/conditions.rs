@@ -22,6 +22,9 @@ pub const PAUSED: &str = "Paused";
 pub const TRAFFIC_ACCEPTED: &str = "TrafficAccepted";
 /// True: somebody keeps putting routes or Services back. Reasons: [`reason::REVERTED`].
 pub const TRAFFIC_CONTESTED: &str = "TrafficContested";
+/// True: a policy that is attached to the Service by name does not hold for the canary. Reasons: [`reason::ATTACHED_BY_NAME`].
+/// Present only while a rollout runs.
+pub const POLICY_NOT_COPIED: &str = "PolicyNotCopied";
 /// True: the Deployment stays paused because Git owns its `replicas`. Reasons: [`reason::REPLICAS_IN_GIT`].
 pub const WORKLOAD_PARKED: &str = "WorkloadParked";
 /// True: the spec cannot be carried out as it is; the message names the field and the mend. Reasons: [`reason::INVALID_SPEC`].
@@ -48,6 +51,7 @@ pub mod reason {
     pub const ACCEPTED: &str = "Accepted";
     pub const NOT_ACCEPTED: &str = "NotAccepted";
     pub const PENDING: &str = "Pending";
+    pub const ATTACHED_BY_NAME: &str = "AttachedByName";
     pub const REVERTED: &str = "Reverted";
     pub const REPLICAS_IN_GIT: &str = "ReplicasInGit";
 }

@@ -30,6 +30,9 @@ pub const ROUTE_RECORD_PREFIX: &str = "routes.sluice.dev/";
 /// Annotation on a Service that a rollout has pinned: what its selector was, and what carried our marks before.
 pub const SERVICE_RECORD: &str = "sluice.dev/service-record";
 
+/// Annotation on a canary Service that Sluice made: which policies of the Service of the stable role were copied for it, and which not.
+pub const POLICIES: &str = "sluice.dev/policies";
+
 /// Annotation on a Deployment that is taken over: its `replicas` and `paused` from before.
 pub const WORKLOAD_RECORD: &str = "sluice.dev/workload-record";
 

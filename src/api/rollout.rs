@@ -39,6 +39,7 @@ use super::{
     validation = Rule::new("has(self.template) != has(self.workloadRef)").message("set exactly one of spec.workloadRef (an existing Deployment) and spec.template (with spec.selector)"),
     validation = Rule::new("has(self.template) == has(self.selector)").message("spec.selector belongs to spec.template: set both, or neither with spec.workloadRef"),
     validation = Rule::new("has(self.workloadRef) == has(oldSelf.workloadRef)").message("spec.workloadRef and spec.template cannot be exchanged: delete this Rollout (it gives its workload back) and create a new one"),
+    validation = Rule::new("has(self.traffic) == has(oldSelf.traffic)").message("spec.traffic cannot be added or taken away: delete this Rollout (it gives everything back) and create a new one"),
     validation = Rule::new("has(self.selector) == has(oldSelf.selector) && (!has(self.selector) || self.selector == oldSelf.selector)").message("spec.selector is immutable: delete this Rollout and create a new one")
 )]
 #[serde(rename_all = "camelCase")]
@@ -159,7 +160,7 @@ impl Traffic {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteRef {
-    /// Kind of the route: `HTTPRoute`.
+    /// Kind of the route: `HTTPRoute`, `GRPCRoute`, `TLSRoute` or `TCPRoute`.
     pub kind: RouteKind,
     /// Name of the route, in the Rollout's namespace.
     #[schemars(length(min = 1, max = 253))]
@@ -175,6 +176,27 @@ pub struct RouteRef {
 pub enum RouteKind {
     #[serde(rename = "HTTPRoute")]
     HttpRoute,
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute,
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
+}
+
+impl RouteKind {
+    pub const ALL: [Self; 4] = [Self::HttpRoute, Self::GrpcRoute, Self::TlsRoute, Self::TcpRoute];
+}
+
+impl std::fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
+        })
+    }
 }
 
 /// How a new version goes live.

@@ -63,6 +63,9 @@ pub struct RolloutStatus {
     /// Pods that are older than this are restarted, because someone asked for it (`kubectl sluice restart`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_requested_at: Option<MicroTime>,
+    /// How the Rollout was deleted: with `Orphan`, pods that no Deployment takes over stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub propagation: Option<Propagation>,
     /// Revisions that were taken back and stay so until the template changes or someone retries them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["revision".into()]))]
@@ -225,6 +228,14 @@ pub enum HoldReason {
     PausedByAction,
     /// An analysis could not decide.
     InconclusiveAnalysis,
+}
+
+/// The propagation policy of a deletion.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    Background,
+    Foreground,
+    Orphan,
 }
 
 /// Somebody puts back what a rollout changes.

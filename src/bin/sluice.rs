@@ -4,12 +4,14 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kube::Client;
 use sluice::{
     controller::Controller,
     core::Settings,
     lease::{Claim, Elector},
     metrics::{self, Providers},
-    telemetry::{self, Telemetry},
+    preflight,
+    telemetry::{self, Telemetry, traces::Exporter},
     world::World,
 };
 use tokio::sync::watch;
@@ -33,6 +35,9 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Look whether the cluster is ready for what is planned.
+    #[command(subcommand)]
+    Preflight(Preflight),
     /// Print the CustomResourceDefinitions as YAML, or write one file for each.
     Crds(Crds),
 }
@@ -51,6 +56,8 @@ struct Run {
     /// controller's own host, link-local and metadata services).
     #[arg(long, env = "SLUICE_ANALYSIS_ALLOWED_ADDRESSES", value_delimiter = ',')]
     analysis_allowed_addresses: Vec<metrics::Place>,
+    #[command(flatten)]
+    scope: Scope,
     /// Namespace that it runs in: of the lease by which one replica leads, and of the Secrets of ClusterAnalysisTemplates.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     namespace: String,
@@ -60,9 +67,25 @@ struct Run {
     /// Lead without a lease: for a single replica on a cluster that nobody else works on.
     #[arg(long)]
     no_lease: bool,
+    /// Collector of traces, by OTLP over HTTP, such as http://collector.monitoring:4318. Default: none, no traces.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// How logs are written. What is logged: RUST_LOG (default info).
     #[arg(long, env = "SLUICE_LOG_FORMAT", default_value = "json")]
     log_format: LogFormat,
+}
+
+#[derive(Subcommand)]
+enum Preflight {
+    /// Fails while Rollouts exist: without the controller, nobody gives back what it has taken over.
+    Uninstall(Scope),
+}
+
+#[derive(Args)]
+struct Scope {
+    /// Namespaces to work in, separated by commas. Default: all.
+    #[arg(long, env = "SLUICE_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMES")]
+    watch_namespaces: Vec<String>,
 }
 
 #[derive(Args)]
@@ -83,8 +106,21 @@ fn main() -> anyhow::Result<()> {
         Command::Run(options) => run(options),
         #[cfg(feature = "sim")]
         Command::Demo { keep } => demo(keep),
+        Command::Preflight(Preflight::Uninstall(scope)) => preflight_uninstall(&scope.watch_namespaces),
         Command::Crds(options) => crds(&options.out),
     }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn preflight_uninstall(namespaces: &[String]) -> anyhow::Result<()> {
+    install_tls();
+    let refusal = preflight::uninstall(&connect().await?, namespaces).await.context("cannot see whether Rollouts exist")?;
+    refusal.map_or(Ok(()), |refusal| Err(anyhow::Error::msg(refusal)))
+}
+
+async fn connect() -> anyhow::Result<Client> {
+    let config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
+    Client::try_from(config).context("the cluster's configuration cannot be used")
 }
 
 fn crds(directories: &[PathBuf]) -> anyhow::Result<()> {
@@ -105,10 +141,9 @@ fn crds(directories: &[PathBuf]) -> anyhow::Result<()> {
 async fn run(options: Run) -> anyhow::Result<()> {
     log_to_stderr(options.log_format);
     install_tls();
-    let config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
-    let client = kube::Client::try_from(config).context("the cluster's configuration cannot be used")?;
-    let world = World::default();
-    let telemetry = Telemetry::default();
+    let client = connect().await?;
+    let world = World::of(options.scope.watch_namespaces);
+    let telemetry = options.otlp_endpoint.map_or_else(Telemetry::default, |endpoint| Telemetry::with_traces(Exporter::start(&endpoint)));
     let (stop, stopped) = watch::channel(false);
 
     let (claim, elector) = match options.no_lease {

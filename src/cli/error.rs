@@ -111,6 +111,8 @@ impl Asked {
         let details = status.details.as_ref().filter(|details| !details.name.is_empty());
         match (status.code, &self.name) {
             (401, _) => Error::Unauthorized(status.message.clone()),
+            // A policy says itself what is missing: a role for this verb would not help.
+            (403, _) if status.message.contains("ValidatingAdmissionPolicy") => Error::Rejected(status.message.clone()),
             (403, _) => Error::Forbidden { verb: self.verb, resource: self.resource, place, message: status.message.clone() },
             // An unknown path has no details: it is the resource that is missing, not the object.
             (404, _) if details.is_none() && self.resource.ends_with("sluice.dev") => Error::NotInstalled(self.resource),
@@ -167,6 +169,14 @@ mod tests {
         let text = explained(status(403, "Forbidden", "api")).to_string();
         assert!(text.contains("Role with the verb \"get\" on \"rollouts.sluice.dev\""), "{text}");
         assert!(text.contains("words of the server") && text.contains("\"shop\""), "{text}");
+    }
+
+    #[test]
+    fn what_a_policy_denies_keeps_its_words_and_asks_for_no_other_role() {
+        let message = "rolloutactions.sluice.dev \"\" is forbidden: ValidatingAdmissionPolicy 'sluice-actions' with binding 'sluice-actions' denied request: ada may not abort";
+        let denied = kube::Error::Api(Box::new(Status::failure(message, "Forbidden").with_code(403)));
+        let text = explained(denied).to_string();
+        assert!(text.contains("ada may not abort") && !text.contains("Ask for a Role"), "{text}");
     }
 
     #[test]

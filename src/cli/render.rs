@@ -9,12 +9,7 @@ use super::{
     view::{PodView, Revision, Role, View, images_of},
     words,
 };
-use crate::api::{
-    AnalysisRun, Phase, RunPhase, Verdict,
-    analysis::Metric,
-    rollout::{RouteKind, WorkloadKind},
-    run::MetricResult,
-};
+use crate::api::{AnalysisRun, Phase, RunPhase, Verdict, analysis::Metric, rollout::WorkloadKind, run::MetricResult};
 
 /// So many pods of a revision are shown where `-o wide` is not given; those that are not ready come first.
 const PODS_SHOWN: usize = 8;
@@ -53,13 +48,7 @@ fn strategy(view: &View) -> String {
     match &spec.traffic {
         None => text += ", by the number of pods",
         Some(traffic) => {
-            let routes: Vec<String> = traffic
-                .routes
-                .iter()
-                .map(|route| match route.kind {
-                    RouteKind::HttpRoute => format!("HTTPRoute {}", route.name),
-                })
-                .collect();
+            let routes: Vec<String> = traffic.routes.iter().map(|route| format!("{} {}", route.kind, route.name)).collect();
             text += &format!(", Service {} by {}", traffic.service, routes.join(", "));
         }
     }

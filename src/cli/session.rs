@@ -22,8 +22,6 @@ pub struct Session {
     pub namespace: String,
     /// The cluster's address, for error messages.
     pub url: String,
-    /// The user's name in the kubeconfig.
-    pub user: Option<String>,
 }
 
 /// Which cluster and namespace to use.
@@ -43,17 +41,14 @@ pub struct Connection {
 impl Session {
     pub async fn new(connection: &Connection) -> Result<Self, Error> {
         let options = KubeConfigOptions { context: connection.context.clone(), ..Default::default() };
-        let (config, user) = match read(connection)? {
-            Some(kubeconfig) => {
-                let user = user_of(&kubeconfig, options.context.as_deref());
-                (Config::from_custom_kubeconfig(kubeconfig, &options).await?, user)
-            }
-            None => (Config::incluster().map_err(|_| Error::Kubeconfig("there is no kubeconfig".into()))?, None),
+        let config = match read(connection)? {
+            Some(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &options).await?,
+            None => Config::incluster().map_err(|_| Error::Kubeconfig("there is no kubeconfig".into()))?,
         };
         let namespace = connection.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client = Client::try_from(config).map_err(|error| Error::Kubeconfig(error.to_string()))?;
-        Ok(Self { client, namespace, url, user })
+        Ok(Self { client, namespace, url })
     }
 
     pub fn api<K>(&self) -> Api<K>
@@ -106,11 +101,10 @@ impl Session {
         if same.is_empty() { "\nThere are no Rollouts in it.".into() } else { format!("\nThere is one in: -n {}", same.join(", -n ")) }
     }
 
-    /// Who we are to the API server; where it does not say, the user of the kubeconfig.
+    /// Who we are to the API server, if it says so. (The kubeconfig's name for the user may be another one.)
     pub async fn whoami(&self) -> Option<String> {
         let review = Api::<SelfSubjectReview>::all(self.client.clone()).create(&PostParams::default(), &SelfSubjectReview::default()).await;
-        let name = review.ok().and_then(|review| review.status).and_then(|status| status.user_info).and_then(|user| user.username);
-        name.or_else(|| self.user.clone())
+        review.ok()?.status?.user_info?.username
     }
 }
 
@@ -124,12 +118,6 @@ fn read(connection: &Connection) -> Result<Option<Kubeconfig>, Error> {
         Err(_) if Config::incluster().is_ok() && connection.context.is_none() => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-fn user_of(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
-    let name = context.or(kubeconfig.current_context.as_deref())?;
-    let named = kubeconfig.contexts.iter().find(|named| named.name == name)?;
-    named.context.as_ref()?.user.clone()
 }
 
 /// `is "api"` or `are "api", "web"`: the nearest first.

@@ -57,9 +57,8 @@ impl World {
     /// A cluster without Sluice.
     async fn bare() -> Self {
         let sim = SimCluster::start(Options::default());
-        let client = sim.client("kubectl-sluice");
-        let world =
-            Self { session: Session { client, namespace: "shop".into(), url: "https://sim".into(), user: Some("ada".into()) }, sim };
+        let client = sim.client("ada");
+        let world = Self { session: Session { client, namespace: "shop".into(), url: "https://sim".into() }, sim };
         world.create(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})).await;
         world
     }

@@ -9,9 +9,10 @@ use kube::{Api, Client};
 use super::{Controller, Next};
 use crate::{
     act::ActError,
-    api::{AnalysisTemplateSpec, keys},
+    api::{AnalysisRunStatus, AnalysisTemplateSpec, keys},
     core::{
         analysis::{self, SecretsOf},
+        observed::RunView,
         patch::Kind,
     },
     metrics::{self, PodTarget, SecretData, Sources},
@@ -31,26 +32,32 @@ impl Controller {
         };
         let measured = metrics::measure_due(self.measure.as_ref(), namespace, &run.spec, &run.status, &sources, now).await;
         let status = match measured {
-            None => run.status,
+            None => run.status.clone(),
             Some(status) => {
-                for result in &status.metric_results {
-                    let before = run.status.metric_results.iter().find(|before| before.name == result.name);
-                    let newest = result.measurements.last();
-                    if let Some(newest) = newest.filter(|n| before.and_then(|b| b.measurements.last()) != Some(*n)) {
-                        tracing::info!(namespace, run = name, metric = result.name, verdict = ?newest.verdict, message = newest.message, "measured");
-                        self.telemetry.measured(&format!("{:?}", newest.verdict));
-                    }
-                }
                 let value = serde_json::to_value(&status).unwrap_or_default();
-                let done = self.actor.write_status(namespace, Kind::AnalysisRun, &run.meta, &value).await;
-                self.telemetry.wrote(done.as_ref().err().map(ActError::class));
-                done?;
+                self.timed(self.actor.write_status(namespace, Kind::AnalysisRun, &run.meta, &value)).await?;
+                self.tell(namespace, &run, &status);
                 status
             }
         };
         let now = (self.clock)();
         let next = analysis::next_wake(&run.spec, &status, now);
         Ok(next.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)))
+    }
+
+    /// What was measured between the status of a run and this one.
+    fn tell(&self, namespace: &str, run: &RunView, status: &AnalysisRunStatus) {
+        self.world.read(|index| {
+            let rollout = index.rollout(namespace, &run.spec.rollout).map(|rollout| (rollout.meta.uid.as_str(), &rollout.status));
+            for result in &status.metric_results {
+                let before = run.status.metric_results.iter().find(|before| before.name == result.name);
+                let newest = result.measurements.last();
+                let Some(newest) = newest.filter(|n| before.and_then(|b| b.measurements.last()) != Some(*n)) else { continue };
+                let (name, metric, message) = (&run.meta.name, &result.name, &newest.message);
+                tracing::info!(namespace, run = name, metric, verdict = ?newest.verdict, message, "measured");
+                self.telemetry.measured(rollout, run, metric, newest);
+            }
+        });
     }
 }
 

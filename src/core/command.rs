@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     draft::Draft,
     observed::ActionView,
-    patch::{Action, Guarded, Kind, Write, annotation},
+    patch::{self, Action, Guarded, Kind, Write, annotation},
     route::record_key,
     spec::StepKind,
 };
@@ -14,6 +14,9 @@ use crate::api::{
     Outcome, Verb, keys,
     status::{CurrentStep, Hold, HoldReason, LastAction, Undo},
 };
+
+/// Records of commands that are kept for each Rollout.
+const KEPT_ACTIONS: usize = 20;
 
 /// What an action comes to.
 struct Done {
@@ -50,6 +53,18 @@ impl Draft<'_> {
             at: self.time(),
         });
         self.wake(self.now);
+    }
+
+    /// Removes the records of commands beyond the newest. Housekeeping: it waits for a moment in which there is nothing else to write.
+    pub fn remove_old_actions(&mut self) {
+        if !self.actions.is_empty() || self.status != self.obs.rollout.status {
+            return;
+        }
+        let obs = self.obs;
+        let surplus = obs.done_actions.len().saturating_sub(KEPT_ACTIONS);
+        for meta in obs.done_actions.iter().take(surplus).filter(|meta| !meta.deleting) {
+            self.act(patch::delete(Kind::RolloutAction, meta, format!("remove RolloutAction {}: it is old", meta.name)));
+        }
     }
 
     fn record(&mut self, action: &ActionView, last: &LastAction) {
@@ -235,7 +250,8 @@ impl Draft<'_> {
                 record.rejected = None;
                 let text = serde_json::to_string(&record).unwrap_or_default();
                 let before = route.view.meta.annotations.get(&key).cloned().unwrap_or_default();
-                let patch = Guarded::new(Kind::HttpRoute, &route.view.meta).test(annotation(&key), before).annotate(&key, text);
+                let patch =
+                    Guarded::new(Kind::Route(route.view.kind), &route.view.meta).test(annotation(&key), before).annotate(&key, text);
                 cleared.push(patch.fenced(format!("take the rejection of {canary} off {}", route.view.meta.name), obs.epoch));
             }
         }

@@ -18,10 +18,10 @@ impl Draft<'_> {
     /// Takes note of routes that somebody has put back.
     pub fn note_reverted_routes(&mut self) {
         let denominator = self.spec.denominator();
-        let reverted: Vec<Meta> =
-            self.routes().iter().filter(|route| route.was_put_back(denominator)).map(|route| route.view.meta.clone()).collect();
-        for meta in reverted {
-            self.note_revert("HTTPRoute", &meta, meta.generation.to_string());
+        let obs = self.obs;
+        let reverted: Vec<bool> = self.routes().iter().map(|route| route.was_put_back(denominator)).collect();
+        for (route, _) in obs.routes.iter().zip(reverted).filter(|(_, reverted)| *reverted) {
+            self.note_revert(&route.kind.to_string(), &route.meta, route.meta.generation.to_string());
         }
         let over = self.status.reverted.as_ref().map(|reverted| reverted.at.0 + QUIET);
         match over {

@@ -262,13 +262,13 @@ impl Draft<'_> {
         let services = [ours(&obs.service), ours(&obs.canary_service)].into_iter().flatten().map(|meta| (Kind::Service, meta));
         let workload = obs.workload.iter().map(|w| (Kind::Deployment, w.meta.clone()));
         let recorded = |meta: &Meta| meta.annotations.keys().any(|key| key.starts_with(keys::ROUTE_RECORD_PREFIX));
-        let routes = obs.routes.iter().filter(|r| !recorded(&r.meta)).map(|r| (Kind::HttpRoute, r.meta.clone()));
+        let routes = obs.routes.iter().filter(|r| !recorded(&r.meta)).map(|r| (Kind::Route(r.kind), r.meta.clone()));
         for (kind, meta) in services.chain(workload).chain(routes).filter(|(_, meta)| !meta.managed_by_us.is_empty()) {
             let patch = meta.managed_by_us.iter().rev().fold(Guarded::new(kind, &meta).unchanged(), |patch, at| {
                 let entry = format!("/metadata/managedFields/{at}");
                 patch.test(format!("{entry}/manager"), MANAGER).remove(entry)
             });
-            self.act(patch.kept_fenced(format!("give up the fields of {kind:?} {}", meta.name)));
+            self.act(patch.kept_fenced(format!("give up the fields of {kind} {}", meta.name)));
         }
     }
 
@@ -286,6 +286,9 @@ impl Draft<'_> {
                 }
                 self.act(patch.unfenced(format!("take the marks of the rollout off ReplicaSet {}", rs.meta.name)));
             }
+        }
+        if obs.rollout.meta.annotations.contains_key(keys::EPOCH) {
+            self.act(Guarded::new(Kind::Rollout, &obs.rollout.meta).unfenced("take our fence off the Rollout"));
         }
         let mut old: Vec<&ReplicaSetView> =
             obs.revisions().filter(|rs| rs.hash != stable && rs.replicas == 0 && rs.status_replicas == 0).collect();

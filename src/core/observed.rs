@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::api::{
     AnalysisRunSpec, AnalysisRunStatus, AnalysisTemplateSpec, RolloutActionSpec, RolloutSpec, RolloutStatus, action::RolloutActionStatus,
-    analysis::TemplateRef,
+    analysis::TemplateRef, status::Propagation,
 };
 
 /// One Rollout and what belongs to it, at one moment.
@@ -34,6 +34,12 @@ pub struct Observed {
     pub analysis_templates: BTreeMap<TemplateRef, AnalysisTemplateSpec>,
     /// Actions without an outcome, oldest first.
     pub actions: Vec<ActionView>,
+    /// Actions that have an outcome, oldest first.
+    pub done_actions: Vec<Meta>,
+    /// The namespace is being deleted with everything in it.
+    pub namespace_terminating: bool,
+    /// Policies of the namespace that are attached to Services by name, if it was asked for them (see `policy::question`).
+    pub policies: Option<Vec<Value>>,
     /// What the API server makes of the present template, if it was asked (see `revision::question`).
     pub dry_run: Option<DryRun>,
     /// Another Rollout, older than this one, that names the same Service or Deployment.
@@ -64,6 +70,8 @@ pub struct RolloutView {
     pub namespace: String,
     pub meta: Meta,
     pub finalizers: Vec<String>,
+    /// The policy with which it is deleted, as far as a finalizer has told. The garbage collector takes that away within milliseconds.
+    pub propagation: Option<Propagation>,
     pub spec: RolloutSpec,
     pub status: RolloutStatus,
 }
@@ -78,6 +86,9 @@ pub struct WorkloadView {
     pub template: Value,
     /// Whether Git sets `replicas`, as far as the managed fields tell.
     pub replicas_in_git: bool,
+    /// When Helm 3 wrote it last, if that manages it: it records defaults as its own, so only a later write that leaves `replicas` alone
+    /// tells that Git does not set it.
+    pub helm_wrote_at: Option<jiff::Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +102,8 @@ pub enum Owner {
 pub struct ReplicaSetView {
     pub meta: Meta,
     pub owner: Owner,
+    /// The Rollout is among its owners: the garbage collector takes that away where dependents are orphaned, or are to go first.
+    pub names_rollout: bool,
     /// The value of its `pod-template-hash`: the name of the revision.
     pub hash: String,
     /// Digest of its template without `pod-template-hash` (see `revision::digest`).

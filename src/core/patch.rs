@@ -1,10 +1,12 @@
 //! Writes, as data. JSON Patches are guarded: each tests what it was computed from and the epoch, so that a write made from an old
 //! view, or by a leader that is none any more, fails instead of undoing someone's work.
 
+use std::fmt;
+
 use serde_json::{Value, json};
 
 use super::observed::Meta;
-use crate::api::keys;
+use crate::api::{keys, rollout::RouteKind};
 
 /// The name under which managed fields record our writes.
 pub const MANAGER: &str = "sluice";
@@ -19,7 +21,17 @@ pub enum Kind {
     ReplicaSet,
     ControllerRevision,
     Service,
-    HttpRoute,
+    Route(RouteKind),
+    BackendTlsPolicy,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Route(kind) => kind.fmt(f),
+            kind => fmt::Debug::fmt(kind, f),
+        }
+    }
 }
 
 /// One write, and why.

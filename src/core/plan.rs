@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{
     analysis::Defaults,
     draft::{Draft, Flow, Pending, Waiting, wait},
-    observed::Observed,
+    observed::{Observed, Owner},
     patch::{self, Action, Guarded, Kind, Write},
     report, revision,
     revision::Resolved,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::api::{
     RolloutStatus, Verb, keys,
-    status::{CanaryState, Rejected, RolloutOutcome},
+    status::{CanaryState, Propagation, Rejected, RolloutOutcome},
 };
 
 /// What to do now: the actions one after the other, stopping at the first that fails; then the status, if it has changed; then look
@@ -56,6 +56,7 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     };
     report::write(&mut draft, &outcome);
     draft.remove_old_runs();
+    draft.remove_old_actions();
     let events = report::events(&obs.rollout.status, &draft.status, obs, now);
     Plan { actions: draft.actions, status: draft.status, wake_at: draft.wake_at, events }
 }
@@ -182,7 +183,23 @@ impl<'a> Draft<'a> {
             self.act(patch::create(Kind::ControllerRevision, revision::anchor(self.obs), format!("make the anchor {}", rollout.meta.name)));
             return wait(Waiting::Progress, "begins to look after this Rollout");
         }
-        Ok(())
+        self.adopt_orphans()
+    }
+
+    /// ReplicaSets of ours that have lost their owners (a restored backup) are taken back, with the marks that they carry.
+    fn adopt_orphans(&mut self) -> Flow {
+        let obs = self.obs;
+        let Some(anchor) = &obs.anchor else { return Ok(()) };
+        let orphans: Vec<_> = obs.replica_sets.iter().filter(|rs| rs.owner == Owner::Nobody && !rs.meta.deleting).collect();
+        for rs in &orphans {
+            let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).unchanged();
+            let patch = patch.add("/metadata/ownerReferences", revision::owners(obs, anchor));
+            self.act(patch.kept_fenced(format!("take ReplicaSet {} back, which has lost its owners", rs.meta.name)));
+        }
+        match orphans.is_empty() {
+            true => Ok(()),
+            false => wait(Waiting::Progress, "takes back ReplicaSets that have lost their owners"),
+        }
     }
 
     fn present_revision(&self) -> Flow<String> {
@@ -246,11 +263,29 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// How the Rollout is deleted. Where its sign was not seen (nobody was looking), what the garbage collector has done tells; and where
+    /// that may have been either, pods that serve stay.
+    fn propagation(&self) -> Propagation {
+        let told = self.status.propagation.or(self.obs.rollout.propagation);
+        let untouched = self.obs.revisions().all(|rs| rs.names_rollout);
+        told.unwrap_or(if untouched { Propagation::Background } else { Propagation::Orphan })
+    }
+
     /// The Rollout is deleted: everything goes back to how it was, then our finalizer goes.
     fn leave(&mut self) -> Flow {
         let rollout = &self.obs.rollout;
         if !rollout.finalizers.iter().any(|f| f == keys::FINALIZER) {
             return Ok(());
+        }
+        if self.obs.namespace_terminating {
+            self.drop_finalizer(); // everything goes: there is nothing to give back, and nobody to give it to
+            return Ok(());
+        }
+        let propagation = self.propagation();
+        if self.status.propagation.is_none() {
+            self.status.propagation = Some(propagation); // before its signs are gone
+            self.wake(self.now);
+            return wait(Waiting::Settling, "gives everything back");
         }
         // Once it is given back, its ReplicaSet is no revision of ours any more, but still the one that serves.
         let stable = self.obs.rollout.status.stable_revision.clone().or_else(|| revision::stable(self.obs));
@@ -270,13 +305,21 @@ impl<'a> Draft<'a> {
         if !self.actions.is_empty() {
             return wait(Waiting::Progress, "gives everything back");
         }
+        if propagation == Propagation::Orphan {
+            self.leave_orphans()?;
+        }
         if let Some(anchor) = self.obs.anchor.as_ref().filter(|a| !a.deleting) {
             self.act(patch::delete(Kind::ControllerRevision, anchor, format!("remove the anchor {}", anchor.name)));
         }
+        self.drop_finalizer();
+        Ok(())
+    }
+
+    fn drop_finalizer(&mut self) {
+        let rollout = &self.obs.rollout;
         let finalizers: Vec<&String> = rollout.finalizers.iter().filter(|f| *f != keys::FINALIZER).collect();
         let patch = Guarded::new(Kind::Rollout, &rollout.meta).unchanged().add("/metadata/finalizers", serde_json::json!(finalizers));
         self.act(patch.unfenced("take our finalizer off"));
-        Ok(())
     }
 }
 

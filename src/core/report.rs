@@ -54,6 +54,8 @@ pub mod event {
     pub const WRITE_REFUSED: &str = "WriteRefused";
     /// Somebody keeps putting a route or Service back.
     pub const CONTESTED: &str = "TrafficContested";
+    /// A policy that is attached to the Service by name does not hold for the canary.
+    pub const POLICY_NOT_COPIED: &str = "PolicyNotCopied";
     /// The Deployment stays paused because Git owns its replicas.
     pub const PARKED: &str = "WorkloadParked";
 }
@@ -165,6 +167,7 @@ fn write_conditions(draft: &mut Draft, outcome: &Outcome, phase: Phase) {
     let split = draft.routes().iter().any(|r| r.record().is_some());
 
     let contested = draft.contested();
+    let not_copied = draft.policies_not_copied();
 
     let mut set = Conditions { draft };
     set.put(kind::READY, healthy, why, &message);
@@ -197,6 +200,10 @@ fn write_conditions(draft: &mut Draft, outcome: &Outcome, phase: Phase) {
     match contested {
         Some(text) => set.put(kind::TRAFFIC_CONTESTED, true, reason::REVERTED, &text),
         None => set.drop(kind::TRAFFIC_CONTESTED),
+    }
+    match not_copied {
+        Some(text) => set.put(kind::POLICY_NOT_COPIED, true, reason::ATTACHED_BY_NAME, &text),
+        None => set.drop(kind::POLICY_NOT_COPIED),
     }
     match parked {
         Some(text) => set.put(kind::WORKLOAD_PARKED, true, workload::PARKED, &text),
@@ -296,13 +303,15 @@ pub fn events(before: &RolloutStatus, after: &RolloutStatus, obs: &Observed, now
     if let Some(message) = invalid(after).filter(|m| invalid(before).as_ref() != Some(m)) {
         add(event::INVALID_SPEC, true, message);
     }
-    let contested = |s: &RolloutStatus| s.conditions.iter().find(|c| c.type_ == kind::TRAFFIC_CONTESTED).map(|c| c.message.clone());
-    if let Some(message) = contested(after).filter(|_| contested(before).is_none()) {
-        add(event::CONTESTED, true, message);
-    }
-    let parked = |s: &RolloutStatus| s.conditions.iter().find(|c| c.type_ == kind::WORKLOAD_PARKED).map(|c| c.message.clone());
-    if let Some(message) = parked(after).filter(|_| parked(before).is_none()) {
-        add(event::PARKED, true, message);
+    let told = |s: &RolloutStatus, name| s.conditions.iter().find(|c| c.type_ == name).map(|c| c.message.clone());
+    for (name, reason) in [
+        (kind::TRAFFIC_CONTESTED, event::CONTESTED),
+        (kind::POLICY_NOT_COPIED, event::POLICY_NOT_COPIED),
+        (kind::WORKLOAD_PARKED, event::PARKED),
+    ] {
+        if let Some(message) = told(after, name).filter(|_| told(before, name).is_none()) {
+            add(reason, true, message);
+        }
     }
     if after.phase == Some(Phase::Healthy) && before.phase != Some(Phase::Healthy) && !obs.rollout.meta.deleting {
         add(event::HEALTHY, false, after.message.clone());

@@ -139,17 +139,17 @@ impl Draft<'_> {
     fn routes_named(&self) -> Result<(), String> {
         for reference in &self.spec.traffic.routes {
             let Some(view) = self.obs.routes.iter().find(|r| r.kind == reference.kind && r.meta.name == reference.name) else {
-                return Err(format!("waits for HTTPRoute {}: it does not exist yet", reference.name));
+                return Err(format!("waits for {} {}: it does not exist yet", reference.kind, reference.name));
             };
             if let Some(rule) = super::route::missing_rules(reference, view).first() {
-                return Err(format!("waits for rule {rule} in HTTPRoute {}", reference.name));
+                return Err(format!("waits for rule {rule} in {} {}", reference.kind, reference.name));
             }
         }
         for route in self.routes() {
-            let wanted = self.spec.traffic.routes.iter().any(|r| r.name == route.view.meta.name);
+            let wanted = self.spec.traffic.routes.iter().any(|r| r.kind == route.view.kind && r.name == route.view.meta.name);
             if wanted && !route.is_relevant() {
-                let (name, service) = (&route.view.meta.name, route.pair.service);
-                return Err(format!("waits for a rule of HTTPRoute {name} that points at Service {service}: none does"));
+                let (kind, name, service) = (route.view.kind, &route.view.meta.name, route.pair.service);
+                return Err(format!("waits for a rule of {kind} {name} that points at Service {service}: none does"));
             }
         }
         Ok(())

@@ -332,7 +332,7 @@ impl<'a> Route<'a> {
             flux: before.as_ref().map_or(flux_set != Some(keys::FLUX_DISABLED) || others_flux, |r| r.flux),
             unresolved: before.as_ref().map_or_else(|| self.is_unresolved(), |r| r.unresolved),
         };
-        let mut patch = Guarded::new(Kind::HttpRoute, &self.view.meta);
+        let mut patch = Guarded::new(Kind::Route(self.view.kind), &self.view.meta);
         for rule in self.rules(denominator) {
             let path = format!("/spec/rules/{}/backendRefs", rule.at);
             let backends = self.split(&rule, canary);
@@ -394,7 +394,7 @@ impl<'a> Route<'a> {
     pub fn restore(&self, denominator: u64) -> Option<Action> {
         let record = self.record()?;
         let others = self.others();
-        let mut patch = Guarded::new(Kind::HttpRoute, &self.view.meta);
+        let mut patch = Guarded::new(Kind::Route(self.view.kind), &self.view.meta);
         for rule in self.rules(denominator).into_iter().filter(|rule| !rule.as_in_git) {
             let path = format!("/spec/rules/{}/backendRefs", rule.at);
             patch = patch.test(path.clone(), rule.live.to_vec());

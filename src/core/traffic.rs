@@ -128,6 +128,7 @@ impl Draft<'_> {
             let message = format!("makes Service {}", self.canary_service);
             return self.settle(canary, Stage::CanaryServiceMade, Err(message), 0);
         };
+        self.ensure_policies(canary, service)?;
         match service.pinned() {
             Some(hash) if hash == canary || hash == stable => {}
             None if self.is_past(canary, Stage::Selected) && self.live_weight() > Weight::ZERO => {

@@ -1,6 +1,7 @@
 //! Taking over a running Deployment, and giving it back, without restarting a pod. Each state in between can be read off the
 //! objects, so a crash at any point goes on from there.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -22,6 +23,17 @@ struct Record {
     /// Every ReplicaSet is ours: from here on the Deployment is empty or parked.
     #[serde(default)]
     taken: bool,
+    /// When we set a parked Deployment of Helm 3 to 0 replicas: what Helm writes after that tells whether Git sets them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zeroed_at: Option<Timestamp>,
+}
+
+impl Record {
+    /// Git sets the replicas of the Deployment, or may do so.
+    fn is_in_git(&self, workload: &WorkloadView) -> bool {
+        let untold = |at: Timestamp| self.zeroed_at.is_none_or(|zeroed| at <= zeroed);
+        workload.replicas_in_git || workload.helm_wrote_at.is_some_and(untold)
+    }
 }
 
 fn record(workload: &WorkloadView) -> Option<Record> {
@@ -35,10 +47,14 @@ pub fn replicas(obs: &Observed) -> Option<i32> {
 
 /// A Deployment that stays paused because Git owns its `replicas`; why, and what to do.
 pub fn parked(workload: &WorkloadView) -> Option<String> {
-    let parked = record(workload).is_some_and(|r| r.taken) && workload.paused && workload.replicas_in_git;
+    let parked = workload.paused && record(workload).is_some_and(|r| r.taken && r.is_in_git(workload));
+    let helm = match workload.helm_wrote_at {
+        Some(_) => " by the next `helm upgrade` (Helm 3 does not tell which fields it sets, so one that leaves them alone must be seen)",
+        None => "",
+    };
     parked.then(|| {
         format!(
-            "Deployment {} stays paused because Git sets its replicas: remove spec.replicas from its manifest, then the Deployment is set to 0 and unpaused; until then Argo CD shows it as Suspended and Flux' wait does not end",
+            "Deployment {} stays paused because Git sets its replicas: remove spec.replicas from its manifest{helm}, then the Deployment is set to 0 and unpaused; until then Argo CD shows it as Suspended and Flux' wait does not end",
             workload.meta.name
         )
     })
@@ -89,8 +105,8 @@ impl Draft<'_> {
             });
             return wait(Waiting::Progress, "takes the number of replicas over");
         }
-        let record =
-            Record { rollout: self.obs.rollout.meta.name.clone(), replicas: workload.replicas, paused: workload.paused, taken: false };
+        let rollout = self.obs.rollout.meta.name.clone();
+        let record = Record { rollout, replicas: workload.replicas, paused: workload.paused, taken: false, zeroed_at: None };
         let patch = Guarded::new(Kind::Deployment, &workload.meta)
             .unchanged()
             .add("/spec/paused", true)
@@ -124,15 +140,14 @@ impl Draft<'_> {
         }
         let replicas = record.replicas;
         let record = Record { taken: true, ..record };
-        let mut patch = Guarded::new(Kind::Deployment, &workload.meta).annotate(keys::WORKLOAD_RECORD, json!(record).to_string());
-        if !workload.replicas_in_git {
-            patch = patch.add("/spec/replicas", 0).add("/spec/paused", record.paused);
-        }
-        let what = match workload.replicas_in_git {
-            true => format!("leave Deployment {name} paused, as Git sets its replicas"),
-            false => format!("set Deployment {name} from {replicas} to 0 replicas: its pods are the Rollout's now"),
-        };
-        self.act(patch.unfenced(what));
+        let patch = Guarded::new(Kind::Deployment, &workload.meta).annotate(keys::WORKLOAD_RECORD, json!(record).to_string());
+        self.act(match record.is_in_git(workload) {
+            true => patch.unfenced(format!("leave Deployment {name} paused, as Git sets its replicas")),
+            false => patch
+                .add("/spec/replicas", 0)
+                .add("/spec/paused", record.paused)
+                .unfenced(format!("set Deployment {name} from {replicas} to 0 replicas: its pods are the Rollout's now")),
+        });
         wait(Waiting::Progress, message)
     }
 
@@ -140,8 +155,14 @@ impl Draft<'_> {
     fn keep_taken(&mut self, workload: &WorkloadView, record: &Record) -> Flow {
         let name = &workload.meta.name;
         let patch = || Guarded::new(Kind::Deployment, &workload.meta);
-        if workload.replicas_in_git {
-            if !workload.paused && workload.replicas > 0 {
+        if record.is_in_git(workload) {
+            let asks_helm = workload.helm_wrote_at.is_some() && workload.replicas != 0;
+            if asks_helm {
+                let record = Record { zeroed_at: Some(self.now), ..record.clone() };
+                let zeroed =
+                    patch().add("/spec/paused", true).add("/spec/replicas", 0).annotate(keys::WORKLOAD_RECORD, json!(record).to_string());
+                self.act(zeroed.unfenced(format!("set the paused Deployment {name} to 0 replicas, to see whether Helm sets them")));
+            } else if !workload.paused && workload.replicas > 0 {
                 self.act(patch().add("/spec/paused", true).unfenced(format!("pause Deployment {name}: Git sets its replicas")));
             }
             return Ok(());
@@ -164,7 +185,7 @@ impl Draft<'_> {
                 return Ok(());
             }
             // Somebody has removed the record, but its pods are still ours.
-            None => Record { rollout: obs.rollout.meta.name.clone(), replicas: self.replicas, paused: false, taken: true },
+            None => Record { rollout: obs.rollout.meta.name.clone(), replicas: self.replicas, paused: false, taken: true, zeroed_at: None },
         };
         let name = &workload.meta.name;
         let message = format!("gives Deployment {name} back");
@@ -202,6 +223,19 @@ impl Draft<'_> {
             return wait(Waiting::Progress, message);
         }
         self.end_give_back(workload, &record, stable)
+    }
+
+    /// Nobody takes the ReplicaSets over, and they are to stay: without owners, they go on as they are.
+    pub fn leave_orphans(&mut self) -> Flow {
+        let obs = self.obs;
+        let left: Vec<_> = obs.revisions().collect();
+        for rs in &left {
+            self.act(release(self, rs));
+        }
+        match left.is_empty() {
+            true => Ok(()),
+            false => wait(Waiting::Progress, "leaves the ReplicaSets to themselves"),
+        }
     }
 
     /// A Deployment's controller copies its annotations to its ReplicaSets: ours go from there, too.

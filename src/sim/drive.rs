@@ -11,7 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::api::DynamicObject;
+use kube::api::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
 
 use super::{
@@ -26,7 +26,7 @@ use crate::{
         judge::Sample,
         observed::{DryRun, Meta},
         patch::{Kind, Write},
-        revision,
+        policy, revision,
     },
     world::{Change, Index, Key, Watched},
 };
@@ -196,7 +196,7 @@ impl Drive {
         let mut not_yet = None;
         for action in &plan.actions {
             self.log.push(format!("{} {name}: {}", self.now, action.what));
-            match self.write(namespace, &request(namespace, &action.write), action.write.kind()) {
+            match self.write(namespace, &request(namespace, &action.write), &action.write) {
                 Err(Stop::NotYet) => {
                     not_yet = Some(self.now + NOT_YET_AGAIN);
                     break;
@@ -213,6 +213,11 @@ impl Drive {
     }
 
     fn ask(&mut self, obs: &mut Observed) {
+        if policy::question(obs) {
+            let here = |policy: &&Arc<Value>| policy["metadata"]["namespace"] == *obs.rollout.namespace;
+            let policies = self.api.list("backendtlspolicies.gateway.networking.k8s.io").filter(here);
+            obs.policies = Some(policies.map(|policy| (**policy).clone()).collect());
+        }
         let Some(question) = revision::question(obs) else { return };
         let mut request = request(&obs.rollout.namespace, &Write::Create { kind: Kind::ReplicaSet, body: question });
         request.query = "dryRun=All".to_owned();
@@ -255,10 +260,10 @@ impl Drive {
             json!({"op": "add", "path": "/status", "value": status}),
         ];
         let write = Write::Patch { kind, name: meta.name.clone(), subresource: Some("status"), ops };
-        self.write(namespace, &request(namespace, &write), kind.watched())
+        self.write(namespace, &request(namespace, &write), &write)
     }
 
-    fn write(&mut self, namespace: &str, request: &Request, kind: Watched) -> Result<(), Stop> {
+    fn write(&mut self, namespace: &str, request: &Request, write: &Write) -> Result<(), Stop> {
         self.at_once = if self.at_once.0 == self.now { (self.now, self.at_once.1 + 1) } else { (self.now, 1) };
         assert!(self.at_once.1 < MAX_WRITES_AT_ONCE, "the controller fights with itself in {namespace}: {:#?}", self.tail());
         let response = self.api.handle(request, self.now);
@@ -271,8 +276,11 @@ impl Drive {
             self.show();
             return Err(Stop::Crashed);
         }
-        let is_object = request.method != "DELETE" && !request.path.ends_with("/scale") && !request.path.ends_with("/eviction");
-        if is_object {
+        let kind = match write {
+            Write::Create { kind, .. } | Write::Patch { kind, .. } => kind.watched(),
+            _ => None, // the answer is another object
+        };
+        if let Some(kind) = kind {
             for key in self.memory.index.take(kind, &dynamic(&response.body), Change::Applied) {
                 self.again(key, self.now + DEBOUNCE);
             }
@@ -295,10 +303,10 @@ enum Stop {
 }
 
 impl Write {
-    fn kind(&self) -> Watched {
+    fn resource(&self) -> ApiResource {
         match self {
-            Self::Create { kind, .. } | Self::Patch { kind, .. } | Self::Delete { kind, .. } | Self::Scale { kind, .. } => kind.watched(),
-            Self::Evict { .. } => Watched::Pod,
+            Self::Create { kind, .. } | Self::Patch { kind, .. } | Self::Delete { kind, .. } | Self::Scale { kind, .. } => kind.resource(),
+            Self::Evict { .. } => Watched::Pod.resource(),
         }
     }
 }
@@ -317,14 +325,18 @@ fn dynamic(object: &Value) -> DynamicObject {
 
 /// The path of a namespaced resource.
 pub fn path(kind: Watched, namespace: &str, name: &str) -> String {
-    let resource = kind.resource();
+    path_of(&kind.resource(), namespace, name)
+}
+
+fn path_of(resource: &ApiResource, namespace: &str, name: &str) -> String {
     let prefix = if resource.group.is_empty() { "/api" } else { "/apis" };
     let slash = if name.is_empty() { "" } else { "/" };
     format!("{prefix}/{}/namespaces/{namespace}/{}{slash}{name}", resource.api_version, resource.plural)
 }
 
 fn request(namespace: &str, write: &Write) -> Request {
-    let kind = write.kind();
+    let resource = write.resource();
+    let path = |name: &str| path_of(&resource, namespace, name);
     let ours = |method: &str, path: String, content_type: &str, body: Value| Request {
         method: method.to_owned(),
         path,
@@ -334,23 +346,23 @@ fn request(namespace: &str, write: &Write) -> Request {
         ..Request::default()
     };
     match write {
-        Write::Create { body, .. } => ours("POST", path(kind, namespace, ""), "application/json", body.clone()),
+        Write::Create { body, .. } => ours("POST", path(""), "application/json", body.clone()),
         Write::Patch { name, subresource, ops, .. } => {
             let sub = subresource.map(|sub| format!("/{sub}")).unwrap_or_default();
-            ours("PATCH", path(kind, namespace, name) + &sub, "application/json-patch+json", Value::from(ops.clone()))
+            ours("PATCH", path(name) + &sub, "application/json-patch+json", Value::from(ops.clone()))
         }
         Write::Evict { name, uid } => {
             let body = json!({"metadata": {"name": name}, "deleteOptions": {"preconditions": {"uid": uid}}});
-            ours("POST", path(kind, namespace, name) + "/eviction", "application/json", body)
+            ours("POST", path(name) + "/eviction", "application/json", body)
         }
         Write::Scale { name, replicas, .. } => {
             let body = json!({"spec": {"replicas": replicas}});
-            ours("PATCH", path(kind, namespace, name) + "/scale", "application/merge-patch+json", body)
+            ours("PATCH", path(name) + "/scale", "application/merge-patch+json", body)
         }
         Write::Delete { name, uid, resource_version, .. } => {
             let only = json!({"uid": uid, "resourceVersion": resource_version});
             let body = json!({"propagationPolicy": "Background", "preconditions": only});
-            ours("DELETE", path(kind, namespace, name), "application/json", body)
+            ours("DELETE", path(name), "application/json", body)
         }
     }
 }

@@ -106,6 +106,9 @@ impl Promises {
     ) -> Result<(), String> {
         let count = |set: &Value| set["spec"]["replicas"].as_i64().unwrap_or(1);
         let hash = hash_of(after);
+        if after["metadata"]["labels"][keys::ROLLOUT].is_null() {
+            return Ok(()); // no revision of a Rollout: a Deployment's own
+        }
         let Some(rollout) = world.rollouts().next().filter(|_| count(after) < count(before)) else { return Ok(()) };
         let wanted = rollout["spec"]["replicas"].as_i64().unwrap_or(i64::MAX);
         if count(after) >= wanted {

@@ -14,6 +14,7 @@ use crate::{
         AnalysisTemplateSpec,
         analysis::{TemplateKind, TemplateRef},
         keys,
+        rollout::{RouteKind, Traffic},
     },
     core::observed::{
         ActionView, EndpointView, Meta, Observed, Owner, ReplicaSetView, RolloutView, RouteView, RunView, ServiceView, WorkloadView,
@@ -74,6 +75,8 @@ pub struct Index {
     actions: Table<(Timestamp, ActionView)>,
     anchors: Table<Meta>,
     autoscalers: Table<AutoscalerEntry>,
+    /// Namespaces that are being deleted.
+    terminating: BTreeSet<String>,
     /// The newest version that was seen of each object, deletions included while a watch may still bring an older one.
     versions: HashMap<(Watched, String, String), u64>,
 }
@@ -108,10 +111,11 @@ impl Index {
         keys
     }
 
-    /// After a new list: what is known of `kind` but was not in it is gone.
-    pub fn retain(&mut self, kind: Watched, listed: &BTreeSet<(String, String)>) -> BTreeSet<Key> {
-        let known: Vec<(String, String)> =
-            self.versions.keys().filter(|(k, ..)| *k == kind).map(|(_, namespace, name)| (namespace.clone(), name.clone())).collect();
+    /// After a new list of one namespace or of all: what is known of `kind` there but was not in it is gone.
+    pub fn retain(&mut self, kind: Watched, scope: Option<&str>, listed: &BTreeSet<(String, String)>) -> BTreeSet<Key> {
+        let there = |namespace: &str| scope.is_none_or(|scope| scope == namespace);
+        let known = self.versions.keys().filter(|(k, namespace, _)| *k == kind && there(namespace));
+        let known: Vec<(String, String)> = known.map(|(_, namespace, name)| (namespace.clone(), name.clone())).collect();
         let mut keys = BTreeSet::new();
         for (namespace, name) in known.into_iter().filter(|object| !listed.contains(object)) {
             keys.append(&mut self.concerned(kind, &namespace, &name));
@@ -123,13 +127,25 @@ impl Index {
 
     fn store(&mut self, kind: Watched, namespace: &str, name: &str, object: Option<&DynamicObject>) {
         match kind {
-            Watched::Rollout => self.rollouts.put(namespace, name, object.map(project::rollout)),
+            Watched::Rollout => {
+                // What was seen once of a deletion stays known as long as the object does: its sign is gone within milliseconds.
+                let seen = self.rollouts.get(namespace, name).map(|before| (before.meta.uid.clone(), before.propagation));
+                let entry = object.map(project::rollout).map(|entry| {
+                    let known = seen.filter(|(uid, _)| *uid == entry.meta.uid).and_then(|(_, propagation)| propagation);
+                    RolloutEntry { propagation: entry.propagation.or(known), ..entry }
+                });
+                self.rollouts.put(namespace, name, entry);
+            }
             Watched::Deployment => self.workloads.put(namespace, name, object.map(project::workload)),
             Watched::ReplicaSet => self.replica_sets.put(namespace, name, object.map(project::replica_set)),
             Watched::Pod => self.pods.put(namespace, name, object.and_then(project::pod)),
             Watched::Service => self.services.put(namespace, name, object.map(project::service)),
             Watched::EndpointSlice => self.slices.put(namespace, name, object.map(project::endpoint_slice)),
-            Watched::HttpRoute => self.routes.put(namespace, name, object.map(project::http_route)),
+            Watched::HttpRoute | Watched::GrpcRoute | Watched::TlsRoute | Watched::TcpRoute => {
+                if let Some(kind) = kind.route() {
+                    self.routes.put(namespace, &route_key(kind, name), object.map(|o| project::route(kind, o)));
+                }
+            }
             Watched::AnalysisRun => {
                 self.runs.put(namespace, name, object.and_then(|o| readable(project::analysis_run(o), kind, namespace, name)))
             }
@@ -144,6 +160,12 @@ impl Index {
                 self.actions.put(namespace, name, object.and_then(|o| readable(project::action(o), kind, namespace, name)))
             }
             Watched::ControllerRevision => self.anchors.put(namespace, name, object.map(project::anchor)),
+            Watched::Namespace => {
+                match object.is_some_and(|o| o.metadata.deletion_timestamp.is_some()) {
+                    true => self.terminating.insert(name.to_owned()),
+                    false => self.terminating.remove(name),
+                };
+            }
             Watched::Autoscaler => self.autoscalers.put(namespace, name, object.and_then(project::autoscaler)),
         }
     }
@@ -158,7 +180,9 @@ impl Index {
             Watched::Rollout => {
                 add(name);
                 // Another one may have waited for this one to give its Service up.
-                self.rollouts.all(namespace).filter(|(other, _)| *other != name).for_each(|(other, _)| add(other));
+                if let Some(rollout) = self.rollouts.get(namespace, name) {
+                    self.rollouts_by(namespace, |other| claim_the_same(rollout, other)).for_each(|other| add(other));
+                }
             }
             Watched::Deployment => self.rollouts_by(namespace, |r| of_workload(r, name)).for_each(|r| add(r)),
             Watched::ReplicaSet => self.of_replica_set(namespace, name).into_iter().for_each(|r| add(&r)),
@@ -166,6 +190,12 @@ impl Index {
                 let owner = self.pods.get(namespace, name).map(|pod| pod.replica_set.0.clone());
                 owner.into_iter().flat_map(|set| self.of_replica_set(namespace, &set)).for_each(|r| add(&r));
             }
+            // One that is not being deleted concerns nobody.
+            Watched::Namespace if self.terminating.contains(name) => {
+                let within = self.rollouts.all(name).map(|(rollout, _)| rollout.clone());
+                return within.map(|rollout| Key::Rollout { namespace: name.to_owned(), name: rollout }).collect();
+            }
+            Watched::Namespace => {}
             Watched::Autoscaler => {
                 if let Some(autoscaler) = self.autoscalers.get(namespace, name) {
                     self.rollouts_by(namespace, |r| of_workload(r, &autoscaler.deployment)).for_each(|r| add(r));
@@ -176,10 +206,12 @@ impl Index {
                 let service = self.slices.get(namespace, name).map(|slice| slice.service.clone()).unwrap_or_default();
                 self.rollouts_by(namespace, |r| of_service(r, &service)).for_each(|r| add(r));
             }
-            Watched::HttpRoute => {
-                let recorded = self.routes.get(namespace, name).map(recorded_by).unwrap_or_default();
-                self.rollouts_by(namespace, |r| of_route(r, name)).for_each(|r| add(r));
-                recorded.iter().for_each(|r| add(r));
+            Watched::HttpRoute | Watched::GrpcRoute | Watched::TlsRoute | Watched::TcpRoute => {
+                if let Some(kind) = kind.route() {
+                    let recorded = self.routes.get(namespace, &route_key(kind, name)).map(recorded_by).unwrap_or_default();
+                    self.rollouts_by(namespace, |r| of_route(r, kind, name)).for_each(|r| add(r));
+                    recorded.iter().for_each(|r| add(r));
+                }
             }
             Watched::AnalysisRun => {
                 if let Some(run) = self.runs.get(namespace, name) {
@@ -228,6 +260,24 @@ impl Index {
         }
     }
 
+    /// Every Rollout, with its namespace and name.
+    pub fn rollouts(&self) -> impl Iterator<Item = (&String, &String, &RolloutEntry)> {
+        self.rollouts.0.iter().flat_map(|(namespace, all)| all.iter().map(move |(name, rollout)| (namespace, name, rollout)))
+    }
+
+    pub fn rollout(&self, namespace: &str, name: &str) -> Option<&RolloutEntry> {
+        self.rollouts.get(namespace, name)
+    }
+
+    /// Whether any Rollout names a route of this kind.
+    pub fn is_named(&self, kind: RouteKind) -> bool {
+        let names = |rollout: &RolloutEntry| {
+            let traffic = rollout.spec.as_ref().ok().and_then(|spec| spec.traffic.as_ref());
+            traffic.is_some_and(|traffic| traffic.routes.iter().any(|route| route.kind == kind))
+        };
+        self.rollouts.0.values().flat_map(BTreeMap::values).any(names)
+    }
+
     pub fn rollout_keys(&self) -> BTreeSet<Key> {
         let names = self.rollouts.0.iter().flat_map(|(namespace, all)| all.keys().map(move |name| (namespace.clone(), name.clone())));
         names.map(|(namespace, name)| Key::Rollout { namespace, name }).collect()
@@ -274,26 +324,23 @@ impl Index {
         let workload = spec.workload_ref.as_ref().and_then(|w| self.workloads.get(namespace, &w.name)).cloned();
         let scales = |a: &&AutoscalerEntry| workload.as_ref().is_some_and(|w: &WorkloadView| w.meta.name == a.deployment);
         let autoscalers = self.autoscalers.all(namespace).map(|(_, a)| a).filter(scales).map(|a| a.words.clone()).collect();
-        let replica_sets = self.replica_sets_of(namespace, anchor.as_ref(), workload.as_ref());
+        let replica_sets = self.replica_sets_of(namespace, &rollout.meta, anchor.as_ref(), workload.as_ref());
         let pods = self.pods.all(namespace).map(|(_, pod)| pod);
         let pods = pods.filter(|pod| replica_sets.iter().any(|rs| rs.meta.uid == pod.replica_set.1)).map(|pod| pod.view.clone()).collect();
-        let service = |name: &str| self.service(namespace, name, anchor.as_ref());
+        let service = |service: &str| self.service(namespace, service, name, anchor.as_ref());
         let traffic = spec.traffic.as_ref();
-        let routes =
-            self.routes.all(namespace).filter(|(route, view)| of_route(rollout, route) || recorded_by(view).iter().any(|r| r == name));
-        let mut actions: Vec<_> = self
-            .actions
-            .all(namespace)
-            .filter(|(_, (_, a))| a.spec.rollout == name && a.status.outcome.is_none())
-            .map(|(_, a)| a)
-            .collect();
+        let is_ours = |view: &RouteView| of_route(rollout, view.kind, &view.meta.name) || recorded_by(view).iter().any(|r| r == name);
+        let routes = self.routes.all(namespace).filter(|(_, view)| is_ours(view));
+        let mut actions: Vec<_> = self.actions.all(namespace).map(|(_, a)| a).filter(|(_, a)| a.spec.rollout == name).collect();
         actions.sort_by(|a, b| (a.0, &a.1.meta.name).cmp(&(b.0, &b.1.meta.name)));
+        let (done, open): (Vec<_>, Vec<_>) = actions.into_iter().map(|(_, a)| a).partition(|a| a.status.outcome.is_some());
         Some(Observed {
             epoch,
             rollout: RolloutView {
                 namespace: namespace.to_owned(),
                 meta: rollout.meta.clone(),
                 finalizers: rollout.finalizers.clone(),
+                propagation: rollout.propagation,
                 spec: spec.clone(),
                 status: rollout.status.clone(),
             },
@@ -302,8 +349,11 @@ impl Index {
             routes: routes.map(|(_, view)| view.clone()).collect(),
             runs: self.runs.all(namespace).filter(|(_, run)| run.spec.rollout == name).map(|(_, run)| run.clone()).collect(),
             analysis_templates: spec.templates().filter_map(|t| Some((t.clone(), self.template(namespace, t)?.clone()))).collect(),
-            actions: actions.into_iter().map(|(_, action)| action.clone()).collect(),
+            actions: open.into_iter().cloned().collect(),
+            done_actions: done.into_iter().map(|action| action.meta.clone()).collect(),
+            namespace_terminating: self.terminating.contains(namespace),
             dry_run: None,
+            policies: None,
             rival: self.rival(namespace, name, rollout),
             anchor,
             workload,
@@ -313,16 +363,27 @@ impl Index {
         })
     }
 
-    fn replica_sets_of(&self, namespace: &str, anchor: Option<&Meta>, workload: Option<&WorkloadView>) -> Vec<ReplicaSetView> {
+    fn replica_sets_of(
+        &self,
+        namespace: &str,
+        rollout: &Meta,
+        anchor: Option<&Meta>,
+        workload: Option<&WorkloadView>,
+    ) -> Vec<ReplicaSetView> {
+        let labelled = |set: &ReplicaSetEntry| set.meta.labels.get(keys::ROLLOUT) == Some(&rollout.name);
         let owner = |set: &ReplicaSetEntry| match &set.controller {
             Some((_, _, uid)) if anchor.is_some_and(|a| a.uid == *uid) => Some(Owner::Anchor),
             Some((_, _, uid)) if workload.is_some_and(|w| w.meta.uid == *uid) => Some(Owner::Workload),
+            // Restored from a backup: without its owners, or with those that were.
+            None if labelled(set) => Some(Owner::Nobody),
+            Some((kind, name, _)) if labelled(set) && kind == "ControllerRevision" && *name == rollout.name => Some(Owner::Nobody),
             _ => None,
         };
         let sets = self.replica_sets.all(namespace).filter_map(|(_, set)| Some((owner(set)?, set)));
         let view = |(owner, set): (Owner, &ReplicaSetEntry)| ReplicaSetView {
             meta: set.meta.clone(),
             owner,
+            names_rollout: set.owner_uids.contains(&rollout.uid),
             hash: set.hash.clone(),
             digest: set.digest.clone(),
             images: set.images.clone(),
@@ -335,7 +396,7 @@ impl Index {
         sets.map(view).collect()
     }
 
-    fn service(&self, namespace: &str, name: &str, anchor: Option<&Meta>) -> Option<ServiceView> {
+    fn service(&self, namespace: &str, name: &str, rollout: &str, anchor: Option<&Meta>) -> Option<ServiceView> {
         let service = self.services.get(namespace, name)?;
         let endpoints = self.slices.all(namespace).filter(|(_, slice)| slice.service == name).flat_map(|(_, slice)| &slice.endpoints);
         let endpoint = |(pod, ready): &(String, bool)| EndpointView {
@@ -345,7 +406,8 @@ impl Index {
         };
         Some(ServiceView {
             meta: service.meta.clone(),
-            ours: anchor.is_some_and(|a| service.owner_uids.contains(&a.uid)),
+            ours: anchor.is_some_and(|a| service.owner_uids.contains(&a.uid))
+                || service.meta.labels.get(keys::ROLLOUT).is_some_and(|name| name == rollout),
             selector: service.selector.clone(),
             spec: service.spec.clone(),
             endpoints: endpoints.map(endpoint).collect(),
@@ -354,15 +416,20 @@ impl Index {
 
     /// A Rollout that is older and names the same workload or one of the same Services.
     fn rival(&self, namespace: &str, name: &str, rollout: &RolloutEntry) -> Option<String> {
-        let spec = rollout.spec.as_ref().ok()?;
-        let same = |other: &RolloutEntry| {
-            let workload = spec.workload_ref.as_ref().is_some_and(|w| of_workload(other, &w.name));
-            let service = spec.traffic.as_ref().is_some_and(|t| of_service(other, &t.service) || of_service(other, &t.canary_service()));
-            workload || service
-        };
         let older = |other_name: &String, other: &RolloutEntry| (other.created_at, other_name.as_str()) < (rollout.created_at, name);
-        self.rollouts.all(namespace).find(|(n, other)| *n != name && older(n, other) && same(other)).map(|(n, _)| n.clone())
+        self.rollouts
+            .all(namespace)
+            .find(|(n, other)| *n != name && older(n, other) && claim_the_same(rollout, other))
+            .map(|(n, _)| n.clone())
     }
+}
+
+/// Two Rollouts name the same workload or one of the same Services.
+fn claim_the_same(one: &RolloutEntry, other: &RolloutEntry) -> bool {
+    let Ok(spec) = &one.spec else { return false };
+    let workload = spec.workload_ref.as_ref().is_some_and(|w| of_workload(other, &w.name));
+    let service = spec.traffic.as_ref().is_some_and(|t| of_service(other, &t.service) || of_service(other, &t.canary_service()));
+    workload || service
 }
 
 fn of_workload(rollout: &RolloutEntry, name: &str) -> bool {
@@ -373,8 +440,14 @@ fn of_service(rollout: &RolloutEntry, name: &str) -> bool {
     rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(|t| t.service == name || t.canary_service() == name))
 }
 
-fn of_route(rollout: &RolloutEntry, name: &str) -> bool {
-    rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(|t| t.routes.iter().any(|r| r.name == name)))
+fn of_route(rollout: &RolloutEntry, kind: RouteKind, name: &str) -> bool {
+    let names = |t: &Traffic| t.routes.iter().any(|r| r.kind == kind && r.name == name);
+    rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(names))
+}
+
+/// Routes of different kinds may have the same name.
+fn route_key(kind: RouteKind, name: &str) -> String {
+    format!("{kind}/{name}")
 }
 
 fn uses(rollout: &RolloutEntry, kind: TemplateKind, name: &str) -> bool {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     api::{
         AnalysisRunSpec, AnalysisRunStatus, AnalysisTemplateSpec, RolloutActionSpec, RolloutSpec, RolloutStatus,
-        action::RolloutActionStatus, keys, rollout::RouteKind,
+        action::RolloutActionStatus, keys, rollout::RouteKind, status::Propagation,
     },
     core::{
         observed::{ActionView, Meta, ParentView, PodView, Report, RouteView, RuleView, RunView, WorkloadView},
@@ -26,6 +26,8 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub struct RolloutEntry {
     pub meta: Meta,
     pub finalizers: Vec<String>,
+    /// The policy with which it is deleted, as far as a finalizer tells.
+    pub propagation: Option<Propagation>,
     pub created_at: Timestamp,
     pub spec: Result<RolloutSpec, String>,
     pub status: RolloutStatus,
@@ -36,6 +38,7 @@ pub struct ReplicaSetEntry {
     pub meta: Meta,
     /// The controller: its kind and uid.
     pub controller: Option<(String, String, String)>,
+    pub owner_uids: Vec<String>,
     pub hash: String,
     pub digest: String,
     pub images: Vec<String>,
@@ -134,9 +137,19 @@ fn spec<T: serde::de::DeserializeOwned>(data: &Value) -> Result<T, String> {
     serde_json::from_value(data.get("spec").cloned().unwrap_or_default()).map_err(|error| error.to_string())
 }
 
+fn propagation(object: &ObjectMeta) -> Option<Propagation> {
+    let has = |name: &str| object.finalizers.iter().flatten().any(|finalizer| finalizer == name);
+    match object.deletion_timestamp {
+        Some(_) if has("orphan") => Some(Propagation::Orphan),
+        Some(_) if has("foregroundDeletion") => Some(Propagation::Foreground),
+        _ => None,
+    }
+}
+
 pub fn rollout(object: &DynamicObject) -> RolloutEntry {
     RolloutEntry {
         meta: meta(&object.metadata, ours),
+        propagation: propagation(&object.metadata),
         finalizers: object.metadata.finalizers.clone().unwrap_or_default(),
         created_at: created(&object.metadata),
         spec: spec(&object.data),
@@ -154,7 +167,22 @@ pub fn workload(object: &DynamicObject) -> WorkloadView {
         selector: data.pointer("/spec/selector").cloned().unwrap_or_default(),
         template: data.pointer("/spec/template").cloned().unwrap_or_default(),
         replicas_in_git: replicas_in_git(&object.metadata),
+        helm_wrote_at: helm_wrote_at(&object.metadata),
     }
+}
+
+fn is_helm(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref().is_some_and(|manager| manager.starts_with("helm"))
+}
+
+/// When Helm 3 wrote a Deployment last. Helm 4 applies server-side, which says by itself what is in Git.
+fn helm_wrote_at(object: &ObjectMeta) -> Option<Timestamp> {
+    let released = object.annotations.as_ref().is_some_and(|a| a.contains_key("meta.helm.sh/release-name"));
+    let entries = || object.managed_fields.iter().flatten().filter(|entry| is_helm(entry));
+    if !released || entries().any(|entry| entry.operation.as_deref() == Some("Apply")) {
+        return None;
+    }
+    Some(entries().filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max().unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
 /// Whether Git sets `replicas`: a server-side apply of it, or `kubectl apply`'s record, says so. Helm 3 leaves only update entries,
@@ -165,10 +193,9 @@ fn replicas_in_git(object: &ObjectMeta) -> bool {
         return true;
     }
     object.managed_fields.iter().flatten().any(|entry| {
-        let manager = entry.manager.as_deref().unwrap_or_default();
-        let git = entry.operation.as_deref() == Some("Apply") || manager.starts_with("helm");
+        let git = entry.operation.as_deref() == Some("Apply") || is_helm(entry);
         let fields = entry.fields_v1.as_ref().map(|f| &f.0);
-        git && manager != crate::core::patch::MANAGER
+        git && entry.manager.as_deref() != Some(crate::core::patch::MANAGER)
             && entry.subresource.as_deref().unwrap_or("").is_empty()
             && fields.is_some_and(|f| f.pointer("/f:spec/f:replicas").is_some())
     })
@@ -181,6 +208,7 @@ pub fn replica_set(object: &DynamicObject) -> ReplicaSetEntry {
     meta.labels.retain(|_, value| value.len() <= 63);
     let controller = object.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
     ReplicaSetEntry {
+        owner_uids: object.metadata.owner_references.iter().flatten().map(|o| o.uid.clone()).collect(),
         controller: controller.map(|o| (o.kind.clone(), o.name.clone(), o.uid.clone())),
         hash: meta.labels.get(keys::POD_TEMPLATE_HASH).cloned().unwrap_or_default(),
         digest: revision::digest(&template),
@@ -251,11 +279,11 @@ pub fn endpoint_slice(object: &DynamicObject) -> SliceEntry {
     }
 }
 
-pub fn http_route(object: &DynamicObject) -> RouteView {
+pub fn route(kind: RouteKind, object: &DynamicObject) -> RouteView {
     let rules = list(&object.data, "/spec/rules")
         .map(|rule| RuleView { name: text(rule, "name").map(str::to_owned), refs: list(rule, "/backendRefs").cloned().collect() });
     RouteView {
-        kind: RouteKind::HttpRoute,
+        kind,
         meta: Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) },
         rules: rules.collect(),
         parents: list(&object.data, "/status/parents").map(parent).collect(),

@@ -6,6 +6,7 @@ mod plan;
 mod restart;
 mod scale;
 mod shop;
+mod take_over;
 mod undo;
 
 use serde_json::json;
@@ -75,33 +76,6 @@ fn a_version_that_crashes_again_and_again_is_taken_back() {
     shop.deploy("app:v2");
     shop.until("taken back", Shop::is_aborted);
     shop.comes_to_rest();
-}
-
-#[test]
-fn a_deployment_is_taken_over_and_given_back_with_its_pods() {
-    let mut shop = Shop::without_rollout();
-    let pods = shop.pods("app:v1");
-    shop.rollout("api", json!({}));
-    shop.until("taken over", |s| s.is_healthy("api"));
-    shop.comes_to_rest();
-    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
-    assert_eq!(shop.get(Watched::Deployment, "api")["spec"]["replicas"], 0);
-    let path = sluice::sim::drive::path(Watched::Rollout, shop::NS, "api");
-    shop.send("DELETE", &path, "person", "application/json", json!({}));
-    shop.until("gone", |s| s.get(Watched::Rollout, "api").is_null());
-    shop.comes_to_rest();
-    shop.is_as_in_git();
-    let deployment = shop.get(Watched::Deployment, "api");
-    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
-    assert_eq!((&deployment["spec"]["replicas"], &deployment["status"]["readyReplicas"]), (&json!(3), &json!(3)));
-    assert!(deployment["spec"]["paused"].is_null() || deployment["spec"]["paused"] == false, "{deployment:#}");
-    let marked = |object: &serde_json::Value| {
-        let keys = |of: &str| object["metadata"][of].as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect::<Vec<_>>();
-        keys("annotations").into_iter().chain(keys("labels")).any(|key| key.contains("sluice"))
-    };
-    assert!(!marked(&deployment), "no marks are left: {deployment:#}");
-    let sets = shop.drive.api.list("replicasets.apps").filter(|set| set["metadata"]["labels"]["app"] == "api");
-    sets.for_each(|set| assert!(!marked(set), "no marks are left: {set:#}"));
 }
 
 /// Copies of a rollout of v2, from the change of the template until it is promoted: one after each look in which the controller wrote.
@@ -326,48 +300,65 @@ fn two_rollouts_in_one_rule_roll_at_the_same_time_and_leave_it_as_it_was() {
 }
 
 #[test]
-fn an_autoscaler_on_the_deployment_holds_the_take_over_until_it_scales_the_rollout() {
-    let mut shop = Shop::without_rollout();
-    let pods = shop.pods("app:v1");
-    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
-    let target = |kind: &str, version: &str| json!({"spec": {"maxReplicas": 5, "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": "api"}}});
-    let mut autoscaler = target("Deployment", "apps/v1");
-    autoscaler["metadata"] = json!({"name": "busy"});
-    shop.send("POST", path, "ann", "application/json", autoscaler);
-    shop.rollout("api", json!({}));
-    shop.wait(60);
-    let message = shop.status("api")["message"].clone();
-    assert!(message.as_str().unwrap().starts_with("waits until HorizontalPodAutoscaler busy no longer scales Deployment api"), "{message}");
-    assert!(shop.get(Watched::Deployment, "api")["spec"]["paused"].is_null(), "the Deployment is left alone");
-    shop.send("PATCH", &format!("{path}/busy"), "ann", "application/merge-patch+json", target("Rollout", "sluice.dev/v1alpha1"));
-    shop.until("taken over", |s| s.is_healthy("api"));
+fn a_backend_tls_policy_of_the_service_is_copied_for_the_canary_service_and_goes_with_it() {
+    let mut shop = Shop::open();
+    let policies = "/apis/gateway.networking.k8s.io/v1/namespaces/default/backendtlspolicies";
+    for (name, target) in [("api", "api"), ("other", "other")] {
+        let spec = json!({"targetRefs": [{"group": "", "kind": "Service", "name": target}], "validation": {"hostname": "api.example"}});
+        shop.send("POST", policies, "ann", "application/json", json!({"metadata": {"name": name}, "spec": spec}));
+    }
+    let all = |shop: &Shop| {
+        let name = |policy: &std::sync::Arc<serde_json::Value>| policy["metadata"]["name"].as_str().unwrap().to_owned();
+        shop.drive.api.list("backendtlspolicies.gateway.networking.k8s.io").map(name).collect::<Vec<_>>()
+    };
+    shop.deploy("app:v2");
+    shop.until("the canary's backend has entered", |s| s.get(Watched::HttpRoute, "shop")["spec"]["rules"][0]["backendRefs"][1].is_object());
+    assert_eq!(all(&shop), ["api", "api-canary", "other"]);
+    let copy = shop.drive.api.get("backendtlspolicies.gateway.networking.k8s.io", shop::NS, "api-canary").unwrap().clone();
+    assert_eq!(copy["spec"]["targetRefs"], json!([{"group": "", "kind": "Service", "name": "api-canary"}]));
+    assert_eq!(copy["spec"]["validation"], json!({"hostname": "api.example"}));
+    promote_if_it_waits(&mut shop, "app:v2");
     shop.comes_to_rest();
-    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
+    shop.is_as_in_git();
+    assert_eq!(all(&shop), ["api", "other"], "the copy goes with the Service");
 }
 
 #[test]
-fn a_deployment_whose_replicas_are_in_git_is_parked_until_they_are_not() {
+fn routes_of_several_kinds_are_split_together_and_put_back() {
     let mut shop = Shop::without_rollout();
-    let pods = shop.pods("app:v1");
-    let deployment = |replicas: serde_json::Value| {
-        let mut spec = json!({"selector": {"matchLabels": {"app": "api"}}, "template": shop::template("api", "app:v1")});
-        if !replicas.is_null() {
-            spec["replicas"] = replicas;
-        }
-        json!({"metadata": {"name": "api"}, "spec": spec})
-    };
-    shop.apply(Watched::Deployment, deployment(json!(3)));
-    shop.rollout("api", json!({}));
+    let spec = json!({"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": "api", "port": 80}]}]});
+    shop.apply(Watched::GrpcRoute, json!({"metadata": {"name": "shop"}, "spec": spec}));
+    let rpc = |shop: &Shop| shop.get(Watched::GrpcRoute, "shop")["spec"].clone();
+    let before = rpc(&shop);
+    let routes = json!([{"kind": "HTTPRoute", "name": "shop"}, {"kind": "GRPCRoute", "name": "shop"}]);
+    shop.rollout("api", json!({"traffic": {"service": "api", "routes": routes, "drainSeconds": 10, "stepGraceSeconds": 1}}));
     shop.until("taken over", |s| s.is_healthy("api"));
+    shop.deploy("app:v2");
+    shop.until("at 50 %", |s| s.phase() == "Paused" && s.weight() == 50.0);
+    let weights: Vec<_> = rpc(&shop)["rules"][0]["backendRefs"].as_array().unwrap().iter().map(|b| b["weight"].clone()).collect();
+    assert_eq!(weights, [500, 500]);
+    promote_if_it_waits(&mut shop, "app:v2");
     shop.comes_to_rest();
-    let live = shop.get(Watched::Deployment, "api");
-    assert_eq!((&live["spec"]["paused"], &live["spec"]["replicas"]), (&json!(true), &json!(3)));
-    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
-    let parked = |shop: &Shop| shop.status("api")["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "WorkloadParked");
-    assert!(parked(&shop));
-    shop.apply(Watched::Deployment, deployment(json!(null)));
-    shop.until("emptied", |s| s.get(Watched::Deployment, "api")["spec"]["replicas"] == 0);
+    shop.is_as_in_git();
+    assert_eq!(rpc(&shop), before);
+    assert!(shop.get(Watched::GrpcRoute, "shop")["metadata"]["annotations"].as_object().is_none_or(serde_json::Map::is_empty));
+}
+
+#[test]
+fn the_newest_twenty_commands_are_kept_as_the_record() {
+    let mut shop = halfway();
+    let mut last = String::new();
+    for n in 0..15 {
+        for verb in ["Pause", "Resume"] {
+            last = shop.command(verb);
+            shop.until(&format!("answered {n}"), |s| !s.outcome(&last).is_empty());
+        }
+    }
+    shop.wait(30);
+    let left: Vec<String> =
+        shop.drive.api.list("rolloutactions.sluice.dev").map(|a| a["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(left.len(), 20);
+    assert!(left.contains(&last), "the newest are kept: {left:?}");
+    promote_if_it_waits(&mut shop, "app:v2");
     shop.comes_to_rest();
-    assert!(!parked(&shop));
-    assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
 }

@@ -318,3 +318,17 @@ fn every_patch_names_the_object_that_was_seen_and_fences_other_leaders() {
         assert!(tests("/metadata/annotations/sluice.dev~1epoch") || tests("/metadata/resourceVersion"), "{action:?}");
     }
 }
+
+#[test]
+fn a_new_leader_first_raises_the_epoch_on_everything_that_is_being_changed_but_an_abort_comes_before() {
+    let (mut obs, now) = waiting();
+    obs.epoch += 1;
+    let plan = planned(&obs, now);
+    let raised: Vec<&str> = words(&plan);
+    for object in ["Service api ", "Service api-canary", "HTTPRoute shop", "ReplicaSet api-", "Rollout api"] {
+        assert!(raised.iter().any(|word| word.starts_with(&format!("raise the epoch of {object}"))), "{object}: {raised:?}");
+    }
+    assert!(raised.iter().all(|word| word.starts_with("raise the epoch")), "{raised:?}");
+    fail_the_analysis(&mut obs);
+    assert!(words(&planned(&obs, now))[0].starts_with(BACK), "S2: abort never waits");
+}

@@ -149,3 +149,21 @@ fn without_traffic_another_template_supersedes_at_every_moment() {
         assert_eq!((counts(shop), shop.pods("app:v3").len()), ((0, 0), 4));
     });
 }
+
+#[test]
+fn traffic_is_neither_added_nor_taken_away() {
+    let mut shop = Shop::open();
+    let path = sluice::sim::drive::path(Watched::Rollout, super::shop::NS, "api");
+    let body = json!({"spec": {"traffic": null}});
+    let request = sluice::sim::api::Request {
+        method: "PATCH".into(),
+        path,
+        actor: "ann".into(),
+        content_type: "application/merge-patch+json".into(),
+        body,
+        ..Default::default()
+    };
+    let answer = shop.drive.request(&request);
+    assert_eq!(answer.status, 422);
+    assert!(answer.body["message"].as_str().unwrap().contains("spec.traffic cannot be added or taken away"), "{}", answer.body);
+}

@@ -2,6 +2,7 @@
 
 mod actions;
 mod bad_canary;
+mod chart;
 mod crashes;
 mod good_canary;
 mod neighbours;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(template_mode, "template-mode", alone: false, "a Rollout with its own template, judged by its pods' own numbers"),
         scenario!(good_canary, "good-canary", alone: true, "a good version goes live by its weights, without a failed request"),
         scenario!(bad_canary, "bad-canary", alone: true, "a bad version is taken back by Prometheus, and stays so until a person or Git goes on"),
+        scenario!(chart, "chart", alone: true, "upgraded in mid-rollout; who may give which command; not uninstalled while Rollouts exist"),
         scenario!(crashes, "crashes", alone: true, "the controller is killed five times in one rollout: the same end"),
     ]
 }

@@ -19,7 +19,10 @@ use super::{
     report::{Report, Subject},
 };
 use crate::{
-    api::{Rollout, Verdict, rollout::Traffic},
+    api::{
+        Rollout, Verdict,
+        rollout::{RouteKind, Traffic},
+    },
     cli::{
         error::{Asked, Error},
         neighbours::{autoscalers, points_at, retarget, serving},
@@ -36,11 +39,14 @@ use crate::{
 };
 
 /// What is listed in each namespace. A Rollout's own ReplicaSets and pods say nothing about a manifest.
-const LISTED: [Watched; 6] = [
+const LISTED: [Watched; 9] = [
     Watched::Rollout,
     Watched::Deployment,
     Watched::Service,
     Watched::HttpRoute,
+    Watched::GrpcRoute,
+    Watched::TlsRoute,
+    Watched::TcpRoute,
     Watched::AnalysisTemplate,
     Watched::ClusterAnalysisTemplate,
 ];
@@ -96,7 +102,9 @@ async fn list(session: &Session, set: &mut Set, live: &mut Vec<Live>, everywhere
             Ok(found) => found.items,
             Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
                 let message = format!("{} in the namespace {:?} cannot be listed: {}", resource.plural, session.namespace, status.message);
+                let optional = watched.route().is_some_and(|kind| kind != RouteKind::HttpRoute);
                 match status.code {
+                    404 if optional => {} // whoever names one is told that it does not exist
                     403 => report.note(everywhere, "", message, Some("what depends on them is not checked".into())),
                     _ => report.problem(everywhere, "", message, Some(format!("install the CRDs of {}", resource.group))),
                 }

@@ -9,6 +9,7 @@ pub fn crds() -> Vec<Value> {
     vec![
         crd("HTTPRoute", "httproutes", "Namespaced", &[], route(http_rule())),
         crd("GRPCRoute", "grpcroutes", "Namespaced", &[], route(grpc_rule())),
+        crd("BackendTLSPolicy", "backendtlspolicies", "Namespaced", &[], object(json!({"spec": open(), "status": status()}))),
         crd("Gateway", "gateways", "Namespaced", &["gtw"], gateway()),
         crd("GatewayClass", "gatewayclasses", "Cluster", &["gc"], object(json!({"spec": open(), "status": status()}))),
     ]

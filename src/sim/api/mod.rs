@@ -48,6 +48,9 @@ pub use store::{Change, Event, ObjectKey};
 pub use view::View;
 pub use watch::{Notice, Scope, Watch};
 
+/// Where a caller asks who it is: whoever it says.
+const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+
 /// A request as it arrives, its body decoded.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -182,6 +185,11 @@ impl ApiServer {
     }
 
     fn answer(&mut self, request: &Request, now: Timestamp) -> Result<(u16, Value), ApiError> {
+        if request.method == "POST" && request.path == WHO_AM_I {
+            let mut review = request.body.clone();
+            review["status"] = json!({"userInfo": {"username": request.actor}});
+            return Ok((201, review));
+        }
         let target = Target::parse(&request.path).ok_or_else(ApiError::no_such_path)?;
         let query = Query::parse(&request.query);
         let kind = self.kinds.find(&target.group, &target.version, &target.plural);
