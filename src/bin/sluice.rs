@@ -119,7 +119,9 @@ async fn preflight_uninstall(namespaces: &[String]) -> anyhow::Result<()> {
 }
 
 async fn connect() -> anyhow::Result<Client> {
-    let config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
+    let mut config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
+    // What fails is planned anew, from what is observed then: a client that tries again by itself would outlast the time of a request.
+    config.default_retry = false;
     Client::try_from(config).context("the cluster's configuration cannot be used")
 }
 

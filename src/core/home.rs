@@ -91,6 +91,10 @@ impl Draft<'_> {
         }
         self.stop_others(stable)?;
         self.scale(stable, self.stable_replicas(stable));
+        if self.actions.is_empty() {
+            // The apply that brings the next version must not conflict with what we hold; the pin is put back after it.
+            self.give_up_fields(true);
+        }
         Ok(())
     }
 
@@ -121,7 +125,7 @@ impl Draft<'_> {
         self.scale(stable, self.stable_replicas(stable));
         self.forget_fences();
         if self.actions.is_empty() {
-            self.give_up_fields();
+            self.give_up_fields(false);
         }
         match self.actions.is_empty() {
             true => self.at_rest(),
@@ -256,13 +260,13 @@ impl Draft<'_> {
 
     /// At rest nothing of the user's objects is recorded as managed by us, so that no later apply of theirs conflicts. A write of its
     /// own: one that changes anything else would be recorded again.
-    fn give_up_fields(&mut self) {
+    fn give_up_fields(&mut self, recorded: bool) {
         let obs = self.obs;
         let ours = |s: &Option<ServiceView>| s.as_ref().filter(|s| !s.ours).map(|s| s.meta.clone());
         let services = [ours(&obs.service), ours(&obs.canary_service)].into_iter().flatten().map(|meta| (Kind::Service, meta));
         let workload = obs.workload.iter().map(|w| (Kind::Deployment, w.meta.clone()));
-        let recorded = |meta: &Meta| meta.annotations.keys().any(|key| key.starts_with(keys::ROUTE_RECORD_PREFIX));
-        let routes = obs.routes.iter().filter(|r| !recorded(&r.meta)).map(|r| (Kind::Route(r.kind), r.meta.clone()));
+        let is_recorded = |meta: &Meta| meta.annotations.keys().any(|key| key.starts_with(keys::ROUTE_RECORD_PREFIX));
+        let routes = obs.routes.iter().filter(|r| recorded || !is_recorded(&r.meta)).map(|r| (Kind::Route(r.kind), r.meta.clone()));
         for (kind, meta) in services.chain(workload).chain(routes).filter(|(_, meta)| !meta.managed_by_us.is_empty()) {
             let patch = meta.managed_by_us.iter().rev().fold(Guarded::new(kind, &meta).unchanged(), |patch, at| {
                 let entry = format!("/metadata/managedFields/{at}");
