@@ -187,12 +187,15 @@ fn s3_abort_is_absorbing(world: &World, before: &Value, after: &Value) -> Result
     Ok(())
 }
 
-/// S4: a step is done when it is applied and observed: the route accepted at its generation by every parent that reports.
+/// S4: a step is done when it is applied and observed: the route accepted at its generation by every parent that reports. (Unless a person
+/// skips it.)
 fn s4_a_step_is_done_when_it_is_observed(world: &World, before: &Value, after: &Value) -> Result<(), String> {
     let step = |rollout: &Value| rollout["status"]["currentStep"]["index"].as_u64();
     let (Some(was), Some(is)) = (step(before), step(after)) else { return Ok(()) };
     let same = before["status"]["canary"]["startedAt"] == after["status"]["canary"]["startedAt"];
-    if !same || is <= was || after["status"]["canary"]["promoteFull"] == true {
+    let action = &after["status"]["lastAction"];
+    let skipped = action["verb"] == "SkipStep" && action["uid"] != before["status"]["lastAction"]["uid"];
+    if !same || is <= was || skipped || after["status"]["canary"]["promoteFull"] == true {
         return Ok(());
     }
     let steps = &after["spec"]["strategy"]["canary"]["steps"];
