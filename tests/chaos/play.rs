@@ -132,7 +132,7 @@ impl World {
     /// The template that Git has.
     pub fn wished_image(&self, app: &str) -> String {
         let kind = if app == "api" && self.setup.own_template { Watched::Rollout } else { Watched::Deployment };
-        image(&self.git[&(kind, app.to_owned())]["spec"]["template"]).to_owned()
+        self.git.get(&(kind, app.to_owned())).map(|object| image(&object["spec"]["template"]).to_owned()).unwrap_or_default()
     }
 
     pub fn command(&mut self, app: &str, verb: Verb, stale: bool, to: Option<u64>) {

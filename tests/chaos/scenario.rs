@@ -120,12 +120,18 @@ impl Scenario {
     /// Somebody takes away what requests need: then some fail, whatever the controller does.
     pub fn is_rough(&self) -> bool {
         let pods_go = self.setup.own_template && !self.kept;
-        pods_go || self.events.iter().any(|event| {
-            matches!(
-                event.act,
-                Act::Deploy(CRASHES) | Act::Delete(..) | Act::DeleteCanaryService | Act::LosePod(_) | Act::PutBack(_) | Act::EditRoute(_)
-            )
-        })
+        pods_go
+            || self.events.iter().any(|event| {
+                matches!(
+                    event.act,
+                    Act::Deploy(CRASHES)
+                        | Act::Delete(..)
+                        | Act::DeleteCanaryService
+                        | Act::LosePod(_)
+                        | Act::PutBack(_)
+                        | Act::EditRoute(_)
+                )
+            })
     }
 }
 
