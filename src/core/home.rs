@@ -169,7 +169,7 @@ impl Draft<'_> {
         self.status.canary = None;
         self.status.transition = None;
         self.status.weights = None;
-        self.status.reverted = None;
+        self.status.reverted.clear();
         self.status.analysis.clear();
     }
 
