@@ -239,6 +239,7 @@ impl Draft<'_> {
     pub fn restore_services(&mut self) {
         let obs = self.obs;
         match &obs.canary_service {
+            Some(service) if service.ours && service.meta.last_writer.is_some() => self.leave_canary_service(service),
             Some(service) if service.ours && !service.meta.deleting => {
                 self.act(patch::delete(Kind::Service, &service.meta, format!("remove Service {}", service.meta.name)));
             }
@@ -248,6 +249,26 @@ impl Draft<'_> {
         if let Some(service) = &obs.service {
             self.unpin(service);
         }
+    }
+
+    /// A canary Service that we made, and that somebody else has written since, is theirs: it stays, without anything of ours.
+    fn leave_canary_service(&mut self, service: &ServiceView) {
+        let mut guarded =
+            Guarded::new(Kind::Service, &service.meta).unchanged().unannotate(keys::POLICIES).unannotate(keys::SERVICE_RECORD);
+        if service.owned {
+            guarded = guarded.remove("/metadata/ownerReferences");
+        }
+        if service.meta.labels.contains_key(keys::ROLLOUT) {
+            guarded = guarded.remove(label(keys::ROLLOUT));
+        }
+        if service.pinned().is_some() {
+            guarded = guarded.remove(selector_path());
+        }
+        self.act(guarded.unfenced(format!(
+            "leave Service {} to {}",
+            service.meta.name,
+            service.meta.last_writer.as_deref().unwrap_or("its author")
+        )));
     }
 
     /// Whether routes and Services are as their authors wrote them.
