@@ -3,6 +3,7 @@
 
 mod analysis;
 mod plan;
+mod repair;
 mod restart;
 mod scale;
 mod shop;
