@@ -44,6 +44,9 @@ async fn at_rest(test: &Test) -> Result<()> {
     let rejected = status.rejected.first().context("nothing is rejected")?;
     ensure!(rejected.revision == v2 && rejected.reason.contains("orders are lost"), "rejected is {rejected:?}");
     stays_undone(test, &app, &v1).await?;
+    sluice(&test.space, &["why", "api"]).await?.expect(0, "orders are lost")?;
+    // What served before v1 is not known, and v2 is no way back.
+    sluice(&test.space, &["undo", "api"]).await?.expect(1, "refused")?;
     test.say("v2 is undone: v1 serves, and stays so when the same is applied again");
 
     app.release("v3", &[]).await?;
