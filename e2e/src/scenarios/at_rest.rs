@@ -125,7 +125,7 @@ fn is_expected(kind: &str, key: &str) -> bool {
         "Rollout" => key == keys::FINALIZER,
         "Deployment" => key == keys::WORKLOAD_RECORD,
         "ReplicaSet" => [keys::ROLLOUT, keys::TEMPLATE, keys::STABLE, keys::MOVED_LABELS, keys::WORKLOAD_RECORD].contains(&key),
-        "ControllerRevision" => key == keys::ROLLOUT,
+        "ControllerRevision" => [keys::ROLLOUT, keys::ABOUT].contains(&key),
         _ => false,
     }
 }
