@@ -13,6 +13,8 @@ use crate::api::status::Reverted;
 const CONTESTED_AFTER: i32 = 3;
 /// After this time without another one, the matter is closed. (Argo CD waits up to 5 minutes between two attempts.)
 const QUIET: SignedDuration = SignedDuration::from_mins(5);
+/// What the same one puts back within this time is put back together, and counts once.
+const TOGETHER: SignedDuration = SignedDuration::from_secs(5);
 
 impl Draft<'_> {
     /// Takes note of routes that somebody has put back.
@@ -35,12 +37,13 @@ impl Draft<'_> {
     pub fn note_revert(&mut self, kind: &str, meta: &Meta, version: String) {
         let what = format!("{kind} {}", meta.name);
         let manager = meta.last_writer.clone().unwrap_or_else(|| "somebody".to_owned());
-        let before = self.status.reverted.take().filter(|before| before.what == what && before.manager == manager);
+        let before = self.status.reverted.take().filter(|before| before.manager == manager);
         let count = match &before {
-            Some(same) if same.version == version => {
+            Some(same) if same.what == what && same.version == version => {
                 self.status.reverted = before;
                 return;
             }
+            Some(other) if other.what != what && self.now.duration_since(other.at.0) < TOGETHER => other.count,
             Some(again) => again.count + 1,
             None => 1,
         };
