@@ -104,7 +104,8 @@ async fn contested(test: &Test) -> Result<()> {
     }
     until_observed(test, "api", 20.0).await?;
     put_back(test, &[&app.route]).await?;
-    let condition = |status: &RolloutStatus| status.conditions.iter().find(|c| c.type_ == "TrafficContested" && c.status == "True").cloned();
+    let condition =
+        |status: &RolloutStatus| status.conditions.iter().find(|c| c.type_ == "TrafficContested" && c.status == "True").cloned();
     let status = test.space.until("api", "TrafficContested", seconds(10), |status| condition(status).is_some()).await?;
     let named = condition(&status).context("TrafficContested")?;
     for words in [TOOL, "HTTPRoute api", "3 times", "ignoreDifferences", "api-canary"] {
@@ -135,8 +136,7 @@ async fn contested(test: &Test) -> Result<()> {
 async fn repaired(test: &Test) -> Result<()> {
     let mut app = taken_over(test, "repaired", json!({"duration": "4s"})).await?;
     let load = app.load(40)?;
-    let (service, route) =
-        (Timeline::start(&test.space, "Service", "repaired"), Timeline::start(&test.space, "HTTPRoute", "repaired"));
+    let (service, route) = (Timeline::start(&test.space, "Service", "repaired"), Timeline::start(&test.space, "HTTPRoute", "repaired"));
     app.release("v2", &[]).await?;
     for weight in [20.0, 50.0] {
         until_observed(test, "repaired", weight).await?;

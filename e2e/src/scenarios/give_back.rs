@@ -130,7 +130,8 @@ async fn restored(test: &Test) -> Result<()> {
     test.space.api("ControllerRevision").delete("restored", &orphan).await.context("delete the anchor")?;
     lose_status(&app).await?;
     known_again(&app).await?;
-    let owned = |set: &Value| set["metadata"]["labels"][keys::ROLLOUT] != "restored" || set["metadata"]["ownerReferences"][0]["kind"].is_string();
+    let owned =
+        |set: &Value| set["metadata"]["labels"][keys::ROLLOUT] != "restored" || set["metadata"]["ownerReferences"][0]["kind"].is_string();
     wait_for("the ReplicaSets have owners again", seconds(30), async || {
         let sets = test.space.list("ReplicaSet").await?;
         Ok(when(sets.iter().all(owned), || "some have none".to_owned()))

@@ -90,9 +90,12 @@ async fn restarted(test: &Test) -> Result<()> {
     app.deploy(3).await?;
     app.roll().await?;
     let load = app.load(40)?;
-    let set = test.space.list("ReplicaSet").await?.into_iter().find(|set| {
-        set["spec"]["selector"]["matchLabels"]["app"] == NAME && set["status"]["readyReplicas"] == 3
-    });
+    let set = test
+        .space
+        .list("ReplicaSet")
+        .await?
+        .into_iter()
+        .find(|set| set["spec"]["selector"]["matchLabels"]["app"] == NAME && set["status"]["readyReplicas"] == 3);
     let set = set.and_then(|set| set["metadata"]["name"].as_str().map(str::to_owned)).context("no ReplicaSet with 3 pods")?;
     let timeline = Timeline::start(&test.space, "ReplicaSet", &set);
 

@@ -165,9 +165,7 @@ async fn parked(test: &Test, owner: Owner) -> Result<()> {
 
     app.deployment["spec"].as_object_mut().context("spec")?.remove("replicas");
     owner.write(&app).await?;
-    app.space
-        .until(name, "no condition WorkloadParked, Healthy", seconds(60), |s| !parked(s) && s.phase == Some(Phase::Healthy))
-        .await?;
+    app.space.until(name, "no condition WorkloadParked, Healthy", seconds(60), |s| !parked(s) && s.phase == Some(Phase::Healthy)).await?;
     wait_for(&format!("{name} is at rest"), seconds(30), async || {
         let deployment = app.space.get("Deployment", name).await?;
         let spec = &deployment["spec"];
