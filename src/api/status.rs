@@ -55,8 +55,9 @@ pub struct RolloutStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
     /// Somebody has put a route or Service back while a rollout ran.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reverted: Option<Reverted>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["what".into()]))]
+    pub reverted: Vec<Reverted>,
     /// Someone asked to go back to an earlier revision; absent once it serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undo: Option<Undo>,

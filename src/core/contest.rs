@@ -13,8 +13,6 @@ use crate::api::status::Reverted;
 const CONTESTED_AFTER: i32 = 3;
 /// After this time without another one, the matter is closed. (Argo CD waits up to 5 minutes between two attempts.)
 const QUIET: SignedDuration = SignedDuration::from_mins(5);
-/// What the same one puts back within this time is put back together, and counts once.
-const TOGETHER: SignedDuration = SignedDuration::from_secs(5);
 
 impl Draft<'_> {
     /// Takes note of routes that somebody has put back.
@@ -25,11 +23,10 @@ impl Draft<'_> {
         for (route, _) in obs.routes.iter().zip(reverted).filter(|(_, reverted)| *reverted) {
             self.note_revert(&route.kind.to_string(), &route.meta, route.meta.generation.to_string());
         }
-        let over = self.status.reverted.as_ref().map(|reverted| reverted.at.0 + QUIET);
-        match over {
-            Some(over) if self.now >= over => self.status.reverted = None,
-            Some(over) => self.wake(over),
-            None => {}
+        let now = self.now;
+        self.status.reverted.retain(|reverted| now < reverted.at.0 + QUIET);
+        if let Some(next) = self.status.reverted.iter().map(|reverted| reverted.at.0 + QUIET).min() {
+            self.wake(next);
         }
     }
 
@@ -37,22 +34,19 @@ impl Draft<'_> {
     pub fn note_revert(&mut self, kind: &str, meta: &Meta, version: String) {
         let what = format!("{kind} {}", meta.name);
         let manager = meta.last_writer.clone().unwrap_or_else(|| "somebody".to_owned());
-        let before = self.status.reverted.take().filter(|before| before.manager == manager);
-        let count = match &before {
-            Some(same) if same.what == what && same.version == version => {
-                self.status.reverted = before;
-                return;
-            }
-            Some(other) if other.what != what && self.now.duration_since(other.at.0) < TOGETHER => other.count,
-            Some(again) => again.count + 1,
-            None => 1,
-        };
-        self.status.reverted = Some(Reverted { what, manager, count, version, at: self.time() });
+        let before = self.status.reverted.iter().find(|before| before.what == what && before.manager == manager);
+        if before.is_some_and(|before| before.version == version) {
+            return;
+        }
+        let count = before.map_or(1, |before| before.count + 1);
+        let at = self.time();
+        self.status.reverted.retain(|before| before.what != what);
+        self.status.reverted.push(Reverted { what, manager, count, version, at });
     }
 
     /// Who contests the traffic, and how to mend that.
     pub fn contested(&self) -> Option<String> {
-        let reverted = self.status.reverted.as_ref().filter(|reverted| reverted.count >= CONTESTED_AFTER)?;
+        let reverted = self.status.reverted.iter().find(|reverted| reverted.count >= CONTESTED_AFTER)?;
         let (service, canary) = self.pair();
         let (field, in_git) = match reverted.what.starts_with("Service") {
             true => ("spec.selector", "let it ignore".to_owned()),

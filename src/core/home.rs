@@ -173,7 +173,7 @@ impl Draft<'_> {
         self.status.canary = None;
         self.status.transition = None;
         self.status.weights = None;
-        self.status.reverted = None;
+        self.status.reverted.clear();
         self.status.analysis.clear();
     }
 
@@ -184,7 +184,8 @@ impl Draft<'_> {
         }
         self.ensure_repinned(stable)?;
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
-        let drains = self.obs.canary_service.is_some() && selected != Some(stable);
+        let others = self.obs.pods.iter().any(|pod| pod.hash != stable);
+        let drains = selected != Some(stable) && (self.obs.canary_service.is_some() || others);
         if self.is_recorded() {
             let observed = match self.take_weight_off() {
                 true => Err("brings all traffic back to the Service".to_owned()),
@@ -248,10 +249,15 @@ impl Draft<'_> {
         let warm = self.warm.as_ref().map(|(hash, _)| hash.clone());
         let stays = |hash: &String| hash == stable || Some(hash) == warm.as_ref();
         let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| !stays(&rs.hash) && rs.replicas > 0).collect();
+        if !others.is_empty() {
+            self.ensure_leak_drained()?;
+        }
         for rs in &others {
             self.scale(&rs.hash, 0);
         }
-        let left = obs.pods.iter().filter(|pod| !stays(&pod.hash)).count();
+        // Those of the Deployment itself are not ours to stop.
+        let own = |hash: &String| revision::of_workload(obs).any(|rs| rs.hash == *hash);
+        let left = obs.pods.iter().filter(|pod| !stays(&pod.hash) && !own(&pod.hash)).count();
         if left > 0 || !others.is_empty() {
             return wait(Waiting::Settling, format!("waits for {left} old pods to stop"));
         }

@@ -134,6 +134,8 @@ pub struct ServiceView {
     pub meta: Meta,
     /// Made by us for this Rollout.
     pub ours: bool,
+    /// The Rollout's anchor owns it.
+    pub owned: bool,
     pub selector: BTreeMap<String, String>,
     /// `spec` as it stands: the canary Service is made after it.
     pub spec: Value,

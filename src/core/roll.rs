@@ -1,6 +1,7 @@
 //! The canary: from the first write of a rollout to its promotion.
 
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
     draft::{Draft, Flow, Pending, Stage, Waiting, wait},
@@ -117,6 +118,13 @@ impl Draft<'_> {
             self.bring_traffic_home(stable)?;
         }
         let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| rs.hash != stable && rs.hash != canary && rs.replicas > 0).collect();
+        if others.is_empty() || obs.canary_service.is_none() {
+            return Ok(()); // if somebody has removed it: they stop once it is there again, and they have drained
+        }
+        if selected.is_none() {
+            self.ensure_canary_released(stable)?;
+        }
+        self.ensure_leak_drained()?;
         for rs in others {
             self.scale(&rs.hash, 0);
         }
@@ -282,7 +290,11 @@ impl Draft<'_> {
             (None, true) => Some(Shortfall { since: time, recovered_at: None }),
             (Some(s), true) => match s.recovered_at.as_ref().is_some_and(|at| now.duration_since(at.0) >= RECOVERED_AFTER) {
                 true => Some(Shortfall { since: time, recovered_at: None }),
-                false => Some(Shortfall { since: s.since, recovered_at: None }),
+                // The time in which it was not short does not count.
+                false => {
+                    let well = s.recovered_at.as_ref().map_or(SignedDuration::ZERO, |at| now.duration_since(at.0));
+                    Some(Shortfall { since: MicroTime(s.since.0 + well), recovered_at: None })
+                }
             },
             (Some(s), false) => match &s.recovered_at {
                 None => Some(Shortfall { since: s.since, recovered_at: Some(time) }),

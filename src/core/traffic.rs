@@ -1,18 +1,19 @@
 //! The two Services: which pods each selects, and when that may change.
 
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
     draft::{Draft, Flow, Stage, Waiting, wait},
     observed::{Meta, ServiceView},
-    patch::{self, Action, Guarded, Kind},
+    patch::{self, Action, Guarded, Kind, label},
     revision,
     spec::Weight,
 };
 use crate::api::keys;
 
-/// What we keep on a Service of the user's while it is pinned.
+/// What we keep on a Service while it is pinned.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ServiceRecord {
@@ -22,6 +23,9 @@ struct ServiceRecord {
     pinned: Option<String>,
     /// We set Flux's mark (it was not there before).
     flux: bool,
+    /// When we took pods out of it that it had selected in the middle of a rollout: they had traffic until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leaked_at: Option<Timestamp>,
 }
 
 fn record(meta: &Meta) -> Option<ServiceRecord> {
@@ -45,12 +49,19 @@ impl Draft<'_> {
         }
         let selector = serde_json::to_value(&service.selector).unwrap_or_default();
         let mut guarded = Guarded::new(Kind::Service, &service.meta).test("/spec/selector", selector).add(selector_path(), hash);
+        let disabled = service.meta.annotations.get(keys::FLUX_RECONCILE).map(String::as_str) == Some(keys::FLUX_DISABLED);
+        let before = record(&service.meta);
+        let flux = !service.ours && before.as_ref().map_or(!disabled, |before| before.flux);
+        let leaked_at = match service.pinned() {
+            None => self.others_serve_until_now(hash),
+            Some(_) => None,
+        };
+        let leaked_at = leaked_at.or_else(|| before.and_then(|before| before.leaked_at));
+        let rollout = self.obs.rollout.meta.name.clone();
+        let text = json!(ServiceRecord { rollout, pinned: Some(hash.to_owned()), flux, leaked_at }).to_string();
+        guarded = guarded.annotate(keys::SERVICE_RECORD, text);
         if !service.ours {
-            let disabled = service.meta.annotations.get(keys::FLUX_RECONCILE).map(String::as_str) == Some(keys::FLUX_DISABLED);
-            let flux = record(&service.meta).map_or(!disabled, |before| before.flux);
-            let rollout = self.obs.rollout.meta.name.clone();
-            let text = json!(ServiceRecord { rollout, pinned: Some(hash.to_owned()), flux }).to_string();
-            guarded = guarded.annotate(keys::SERVICE_RECORD, text).annotate(keys::FLUX_RECONCILE, keys::FLUX_DISABLED);
+            guarded = guarded.annotate(keys::FLUX_RECONCILE, keys::FLUX_DISABLED);
         }
         self.act(guarded.fenced(format!("make Service {} select revision {hash}", service.meta.name), self.obs.epoch));
     }
@@ -91,6 +102,25 @@ impl Draft<'_> {
             }
         }
         wait(Waiting::Settling, message)
+    }
+
+    /// A Service that is no longer as we had set it (or is gone) may have had any ready pods behind it.
+    fn others_serve_until_now(&self, hash: &str) -> Option<Timestamp> {
+        self.obs.pods.iter().any(|pod| pod.ready && pod.hash != hash).then_some(self.now)
+    }
+
+    /// Pods that a Service selected in the middle of a rollout, as somebody had put it back, drain like all that had traffic.
+    pub fn ensure_leak_drained(&mut self) -> Flow {
+        let services = [&self.obs.service, &self.obs.canary_service];
+        let leaked = services.into_iter().flatten().filter_map(|service| record(&service.meta)?.leaked_at).max();
+        let drain = SignedDuration::from_secs(i64::from(self.spec.traffic.drain_seconds));
+        match leaked.map(|at| at + drain).filter(|end| self.now < *end) {
+            Some(end) => {
+                self.wake(end);
+                wait(Waiting::Settling, "pods that a Service selected while somebody had put it back drain")
+            }
+            None => Ok(()),
+        }
     }
 
     /// `service` selects stable's pods only. It is the first thing that a rollout does: pods of the canary have the labels that the
@@ -224,13 +254,16 @@ impl Draft<'_> {
         self.settle(stable, Stage::Reentered, observed, self.spec.traffic.step_grace_seconds)
     }
 
-    /// The canary Service selects stable's pods (or is not there).
+    /// The canary Service selects stable's pods (or is not there). One that somebody has put back (or made again) may select those of
+    /// any revision, as long as there are others.
     pub fn ensure_canary_released(&mut self, stable: &str) -> Flow {
         let obs = self.obs;
-        let Some(service) = obs.canary_service.as_ref().filter(|s| s.pinned().is_some_and(|hash| hash != stable)) else {
-            return Ok(());
-        };
-        self.weight_observed(Weight::ZERO).or_else(|why| wait(Waiting::Progress, why))?;
+        let others = || obs.pods.iter().any(|pod| pod.hash != stable);
+        let selects_others = |service: &&ServiceView| service.pinned().map_or_else(others, |hash| hash != stable);
+        let Some(service) = obs.canary_service.as_ref().filter(selects_others) else { return Ok(()) };
+        if service.pinned().is_some() {
+            self.weight_observed(Weight::ZERO).or_else(|why| wait(Waiting::Progress, why))?;
+        }
         self.pin(service, stable);
         self.settle(stable, Stage::CanaryReleased, Err(format!("makes Service {} select the stable pods", service.meta.name)), 0)
     }
@@ -239,6 +272,7 @@ impl Draft<'_> {
     pub fn restore_services(&mut self) {
         let obs = self.obs;
         match &obs.canary_service {
+            Some(service) if service.ours && service.meta.last_writer.is_some() => self.leave_canary_service(service),
             Some(service) if service.ours && !service.meta.deleting => {
                 self.act(patch::delete(Kind::Service, &service.meta, format!("remove Service {}", service.meta.name)));
             }
@@ -248,6 +282,26 @@ impl Draft<'_> {
         if let Some(service) = &obs.service {
             self.unpin(service);
         }
+    }
+
+    /// A canary Service that we made, and that somebody else has written since, is theirs: it stays, without anything of ours.
+    fn leave_canary_service(&mut self, service: &ServiceView) {
+        let mut guarded =
+            Guarded::new(Kind::Service, &service.meta).unchanged().unannotate(keys::POLICIES).unannotate(keys::SERVICE_RECORD);
+        if service.owned {
+            guarded = guarded.remove("/metadata/ownerReferences");
+        }
+        if service.meta.labels.contains_key(keys::ROLLOUT) {
+            guarded = guarded.remove(label(keys::ROLLOUT));
+        }
+        if service.pinned().is_some() {
+            guarded = guarded.remove(selector_path());
+        }
+        self.act(guarded.unfenced(format!(
+            "leave Service {} to {}",
+            service.meta.name,
+            service.meta.last_writer.as_deref().unwrap_or("its author")
+        )));
     }
 
     /// Whether routes and Services are as their authors wrote them.
@@ -276,6 +330,9 @@ fn make_canary_service(draft: &Draft, like: &ServiceView, anchor: &Meta, stable:
     spec.insert("selector".into(), selector);
     spec.insert("type".into(), json!("ClusterIP"));
     let name = draft.canary_service.clone();
+    let rollout = draft.obs.rollout.meta.name.clone();
+    let leaked_at = draft.others_serve_until_now(stable);
+    let record = ServiceRecord { rollout, pinned: Some(stable.to_owned()), flux: false, leaked_at };
     let mut labels: serde_json::Map<String, Value> =
         like.meta.labels.iter().filter(|(key, _)| !is_tools_mark(key)).map(|(k, v)| (k.clone(), json!(v))).collect();
     labels.insert(keys::ROLLOUT.into(), json!(draft.obs.rollout.meta.name));
@@ -283,7 +340,7 @@ fn make_canary_service(draft: &Draft, like: &ServiceView, anchor: &Meta, stable:
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
             "name": name, "namespace": draft.obs.rollout.namespace, "labels": labels,
-            "annotations": {keys::EPOCH: draft.obs.epoch.to_string()},
+            "annotations": {keys::EPOCH: draft.obs.epoch.to_string(), keys::SERVICE_RECORD: json!(record).to_string()},
             "ownerReferences": revision::owners(draft.obs, anchor),
         },
         "spec": spec,

@@ -40,6 +40,27 @@ const NOT_YET_AGAIN: Duration = Duration::from_secs(5);
 /// Writes of the controller at one moment in virtual time; beyond them it fights with itself.
 const MAX_WRITES_AT_ONCE: usize = 200;
 
+/// What goes wrong with a write of the controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Answered with this code, without effect.
+    Refused(u16),
+    /// It takes effect, but no answer comes.
+    Unanswered,
+    /// It takes effect, and the controller crashes before it has seen the answer.
+    Crash,
+    /// It is on its way for so long that another one leads when it arrives.
+    Late(Duration),
+}
+
+/// A kind whose watch brings nothing until a moment.
+#[derive(Clone)]
+struct Lag {
+    kind: Watched,
+    until: Timestamp,
+    held: Vec<Arc<Event>>,
+}
+
 /// What a crash of the controller loses.
 #[derive(Clone, Default)]
 struct Memory {
@@ -61,12 +82,19 @@ pub struct Drive {
     pub writes: usize,
     /// The controller crashes after this many writes, before it has seen the answer.
     pub crash_after: Option<usize>,
+    /// Writes of the controller that were tried.
+    pub tries: usize,
+    /// What goes wrong with the write that is tried as this one.
+    pub faults: BTreeMap<usize, Fault>,
     /// What the controller did, one line each.
     pub log: Vec<String>,
     memory: Memory,
     epoch: u64,
     /// Events up to here have been shown to the promises and to the controller.
     shown: u64,
+    lag: Option<Lag>,
+    /// Writes of leaders before this one, and when they arrive.
+    late: Vec<(Timestamp, Request)>,
     cluster_due: Option<Timestamp>,
     at_once: (Timestamp, usize),
 }
@@ -82,10 +110,14 @@ impl Drive {
             bad: BTreeSet::new(),
             writes: 0,
             crash_after: None,
+            tries: 0,
+            faults: BTreeMap::new(),
             log: vec![],
             memory: Memory::default(),
             epoch: 1,
             shown: 0,
+            lag: None,
+            late: vec![],
             cluster_due: Some(epoch),
             at_once: (epoch, 0),
         }
@@ -101,6 +133,7 @@ impl Drive {
     /// The controller has crashed, and a new one leads: it knows only what it lists.
     pub fn crash(&mut self) {
         self.epoch += 1;
+        self.lag = None;
         self.memory = Memory::default();
         for kind in Watched::ALL {
             let objects: Vec<Arc<Value>> = self.api.list(&id(kind)).cloned().collect();
@@ -112,6 +145,27 @@ impl Drive {
         self.memory.queue = self.memory.index.all_keys().into_iter().map(|key| (key, again)).collect();
     }
 
+    /// The controller's watch of a kind brings nothing for a while.
+    pub fn lag(&mut self, kind: Watched, time: Duration) {
+        self.catch_up();
+        self.lag = Some(Lag { kind, until: self.now + time, held: vec![] });
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn end_faults(&mut self) {
+        self.faults.clear();
+        self.late.clear();
+        self.catch_up();
+    }
+
+    /// The watch that lagged brings what it held back.
+    fn catch_up(&mut self) {
+        let Some(lag) = self.lag.take() else { return };
+        for event in lag.held {
+            self.learn(lag.kind, &event);
+        }
+    }
+
     /// What the controller knows of a Rollout.
     pub fn observed(&self, namespace: &str, name: &str) -> Option<Observed> {
         self.memory.index.observe(namespace, name, self.epoch)
@@ -119,7 +173,9 @@ impl Drive {
 
     /// When something happens next.
     fn next(&self) -> Option<Timestamp> {
-        self.memory.queue.values().copied().chain(self.cluster_due).min()
+        let lag = self.lag.iter().map(|lag| lag.until);
+        let late = self.late.iter().map(|(at, _)| *at);
+        self.memory.queue.values().copied().chain(self.cluster_due).chain(lag).chain(late).min()
     }
 
     /// Goes on until `holds`, `until` at the latest; says whether it held.
@@ -146,6 +202,15 @@ impl Drive {
             self.show();
             return;
         }
+        if self.lag.as_ref().is_some_and(|lag| lag.until <= self.now) {
+            return self.catch_up();
+        }
+        if let Some(at) = self.late.iter().position(|(due, _)| *due <= self.now) {
+            let (_, request) = self.late.remove(at);
+            let status = self.request(&request).status;
+            self.log.push(format!("{} a write of a leader before arrives at {}: {status}", self.now, request.path));
+            return;
+        }
         let due = self.memory.queue.iter().find(|(_, due)| **due <= self.now).map(|(key, _)| key.clone());
         if let Some(key) = due {
             self.memory.queue.remove(&key);
@@ -165,14 +230,21 @@ impl Drive {
             self.shown = event.revision;
             self.promises.check(event, &self.api);
             let Some(kind) = Watched::ALL.into_iter().find(|kind| id(*kind) == *event.kind) else { continue };
-            let change = if event.change == Committed::Deleted { Change::Deleted } else { Change::Applied };
-            for key in self.memory.index.take(kind, &dynamic(&event.object), change) {
-                self.again(key, self.now + DEBOUNCE);
+            match &mut self.lag {
+                Some(lag) if lag.kind == kind => lag.held.push(event.clone()),
+                _ => self.learn(kind, event),
             }
         }
         if !events.is_empty() {
             let reaction = self.now + self.cluster.timing.reaction;
             self.cluster_due = Some(self.cluster_due.map_or(reaction, |due| due.min(reaction)));
+        }
+    }
+
+    fn learn(&mut self, kind: Watched, event: &Event) {
+        let change = if event.change == Committed::Deleted { Change::Deleted } else { Change::Applied };
+        for key in self.memory.index.take(kind, &dynamic(&event.object), change) {
+            self.again(key, self.now + DEBOUNCE);
         }
     }
 
@@ -266,15 +338,28 @@ impl Drive {
     fn write(&mut self, namespace: &str, request: &Request, write: &Write) -> Result<(), Stop> {
         self.at_once = if self.at_once.0 == self.now { (self.now, self.at_once.1 + 1) } else { (self.now, 1) };
         assert!(self.at_once.1 < MAX_WRITES_AT_ONCE, "the controller fights with itself in {namespace}: {:#?}", self.tail());
+        self.tries += 1;
+        let fault = self.faults.remove(&self.tries);
+        if let Some(fault) = fault {
+            self.log.push(format!("{} fault: {fault:?}", self.now));
+        }
+        match fault {
+            Some(Fault::Refused(_)) => return Err(Stop::Stale),
+            Some(Fault::Late(time)) => {
+                self.late.push((self.now + time, request.clone()));
+                return Err(Stop::Crashed);
+            }
+            _ => {}
+        }
         let response = self.api.handle(request, self.now);
         if response.status >= 400 {
-            self.log.push(format!("  refused: {}", response.body["message"].as_str().unwrap_or_default()));
+            self.log.push(format!("{} refused: {}", self.now, response.body["message"].as_str().unwrap_or_default()));
             return Err(if response.status == 429 { Stop::NotYet } else { Stop::Stale });
         }
         self.writes += 1;
-        if self.crash_after == Some(self.writes) {
+        if self.crash_after == Some(self.writes) || matches!(fault, Some(Fault::Crash | Fault::Unanswered)) {
             self.show();
-            return Err(Stop::Crashed);
+            return Err(if fault == Some(Fault::Unanswered) { Stop::Stale } else { Stop::Crashed });
         }
         let kind = match write {
             Write::Create { kind, .. } | Write::Patch { kind, .. } => kind.watched(),

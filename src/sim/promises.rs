@@ -55,7 +55,9 @@ impl Promises {
             ("services", Change::Modified) if ours => {
                 found.push(self.s6_what_a_service_selects_changes_only_at_weight_0(&world, before, after));
                 found.push(s9_only_what_is_ours_of_a_service(before, after));
-                self.selected.insert(text(&after["metadata"]["name"]).to_owned(), after["spec"]["selector"].clone());
+                if before["spec"]["selector"] != after["spec"]["selector"] {
+                    self.selected.insert(text(&after["metadata"]["name"]).to_owned(), after["spec"]["selector"].clone());
+                }
             }
             ("deployments.apps", Change::Modified) if ours => found.push(s9_only_what_is_ours_of_a_deployment(before, after)),
             _ => {}
@@ -106,10 +108,8 @@ impl Promises {
     ) -> Result<(), String> {
         let count = |set: &Value| set["spec"]["replicas"].as_i64().unwrap_or(1);
         let hash = hash_of(after);
-        if after["metadata"]["labels"][keys::ROLLOUT].is_null() {
-            return Ok(()); // no revision of a Rollout: a Deployment's own
-        }
-        let Some(rollout) = world.rollouts().next().filter(|_| count(after) < count(before)) else { return Ok(()) };
+        let of_set = |rollout: &&Value| rollout["metadata"]["name"] == after["metadata"]["labels"][keys::ROLLOUT]; // none: a Deployment's own
+        let Some(rollout) = world.rollouts().find(of_set).filter(|_| count(after) < count(before)) else { return Ok(()) };
         let wanted = rollout["spec"]["replicas"].as_i64().unwrap_or(i64::MAX);
         if count(after) >= wanted {
             return Ok(()); // fewer are wanted
@@ -144,7 +144,7 @@ impl Promises {
         let same_pods = || world.ready_pods(was) == world.ready_pods(is);
         let idle =
             || world.routes().all(|route| weight_of(route, name) == 0 && (weight_listed(route, name).is_none() || is_accepted(route)));
-        if was == is || same_pods() || self.selected.get(name) == Some(is) || idle() {
+        if was == is || same_pods() || self.selected.get(name) == Some(is) || idle() || world.takes_out_what_was_let_in(was, is) {
             return Ok(());
         }
         Err(format!("S6: its selector changes from {was} to {is} while a rule gives it traffic"))
@@ -187,12 +187,15 @@ fn s3_abort_is_absorbing(world: &World, before: &Value, after: &Value) -> Result
     Ok(())
 }
 
-/// S4: a step is done when it is applied and observed: the route accepted at its generation by every parent that reports.
+/// S4: a step is done when it is applied and observed: the route accepted at its generation by every parent that reports. (Unless a person
+/// skips it.)
 fn s4_a_step_is_done_when_it_is_observed(world: &World, before: &Value, after: &Value) -> Result<(), String> {
     let step = |rollout: &Value| rollout["status"]["currentStep"]["index"].as_u64();
     let (Some(was), Some(is)) = (step(before), step(after)) else { return Ok(()) };
     let same = before["status"]["canary"]["startedAt"] == after["status"]["canary"]["startedAt"];
-    if !same || is <= was || after["status"]["canary"]["promoteFull"] == true {
+    let action = &after["status"]["lastAction"];
+    let skipped = action["verb"] == "SkipStep" && action["uid"] != before["status"]["lastAction"]["uid"];
+    if !same || is <= was || skipped || after["status"]["canary"]["promoteFull"] == true {
         return Ok(());
     }
     let steps = &after["spec"]["strategy"]["canary"]["steps"];
@@ -214,7 +217,7 @@ fn s9_only_what_is_ours_of_a_route(world: &World, before: &Value, after: &Value)
         for rule in spec["rules"].as_array_mut().into_iter().flatten() {
             rule["backendRefs"] = Value::Null;
         }
-        (spec, route["metadata"]["labels"].clone(), foreign_annotations(route))
+        (spec, foreign(route, "labels"), foreign(route, "annotations"))
     };
     if strip(before) != strip(after) {
         return Err("S9: something besides backends has changed".to_owned());
@@ -253,7 +256,7 @@ fn s9_only_what_is_ours_of_a_service(before: &Value, after: &Value) -> Result<()
         if let Some(selector) = spec["selector"].as_object_mut() {
             selector.remove(keys::POD_TEMPLATE_HASH);
         }
-        (spec, service["metadata"]["labels"].clone(), foreign_annotations(service))
+        (spec, foreign(service, "labels"), foreign(service, "annotations"))
     };
     if strip(before) == strip(after) { Ok(()) } else { Err("S9: something besides the selector's hash has changed".to_owned()) }
 }
@@ -264,7 +267,7 @@ fn s9_only_what_is_ours_of_a_deployment(before: &Value, after: &Value) -> Result
         let mut spec = deployment["spec"].as_object().cloned().unwrap_or_default();
         spec.remove("replicas");
         spec.remove("paused");
-        (spec, deployment["metadata"]["labels"].clone(), foreign_annotations(deployment))
+        (spec, foreign(deployment, "labels"), foreign(deployment, "annotations"))
     };
     if strip(before) == strip(after) { Ok(()) } else { Err("S9: something besides replicas and paused has changed".to_owned()) }
 }
@@ -326,11 +329,18 @@ impl<'a> World<'a> {
     }
 
     fn ready_pods(&self, selector: &Value) -> BTreeSet<&'a str> {
-        let is_ready = |pod: &&Value| {
-            let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-            pod["metadata"]["deletionTimestamp"].is_null() && conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
-        };
-        self.all("pods").filter(|pod| selects(selector, pod)).filter(is_ready).map(|pod| text(&pod["metadata"]["uid"])).collect()
+        self.all("pods").filter(|pod| selects(selector, pod) && is_ready(pod)).map(|pod| text(&pod["metadata"]["uid"])).collect()
+    }
+
+    /// A Service that somebody has put back (or made again) selects a Rollout's pods of several revisions: it loses those of all but one.
+    fn takes_out_what_was_let_in(&self, was: &Value, is: &Value) -> bool {
+        let (before, after) = (self.ready_pods(was), self.ready_pods(is));
+        let ours: BTreeSet<String> = self.sets().filter(|set| set["metadata"]["labels"][keys::ROLLOUT].is_string()).map(hash_of).collect();
+        let left = self.all("pods").filter(|pod| before.contains(text(&pod["metadata"]["uid"])) && !selects(is, pod));
+        was[keys::POD_TEMPLATE_HASH].is_null()
+            && !after.is_empty()
+            && after.is_subset(&before)
+            && left.map(hash_of).all(|hash| ours.contains(&hash))
     }
 
     fn ready_endpoints(&self, service: &str) -> usize {
@@ -338,18 +348,25 @@ impl<'a> World<'a> {
         slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten()).filter(|e| e["conditions"]["ready"] == true).count()
     }
 
-    /// Revisions whose pods a route gives traffic.
+    /// Revisions whose ready pods a route gives traffic.
     fn carrying(&self) -> BTreeSet<String> {
         let backends = self.routes().flat_map(rules).flat_map(|rule| rule["backendRefs"].as_array().into_iter().flatten());
         let services: BTreeSet<&str> = backends.filter(|b| weight(b) > 0).map(|b| text(&b["name"])).collect();
         let selectors = services.into_iter().filter_map(|name| Some(&self.service(name)?["spec"]["selector"]));
-        selectors.flat_map(|selector| self.all("pods").filter(|pod| selects(selector, pod)).map(hash_of).collect::<Vec<_>>()).collect()
+        let ready = |selector| self.all("pods").filter(move |pod| selects(selector, pod) && is_ready(pod));
+        selectors.flat_map(|selector| ready(selector).map(hash_of).collect::<Vec<_>>()).collect()
     }
 }
 
 fn selects(selector: &Value, pod: &Value) -> bool {
     let labels = &pod["metadata"]["labels"];
     selector.as_object().is_some_and(|selector| !selector.is_empty() && selector.iter().all(|(key, value)| labels[key] == *value))
+}
+
+/// Its own Ready condition, and not stopping.
+fn is_ready(pod: &Value) -> bool {
+    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    pod["metadata"]["deletionTimestamp"].is_null() && conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
 fn text(value: &Value) -> &str {
@@ -419,9 +436,9 @@ fn is_accepted(route: &Value) -> bool {
     conditions.all(|c| c["status"] == "True" && c["observedGeneration"] == route["metadata"]["generation"])
 }
 
-/// Annotations that are neither ours nor Flux's mark.
-fn foreign_annotations(object: &Value) -> BTreeMap<String, Value> {
-    let all = object["metadata"]["annotations"].as_object().into_iter().flatten();
+/// Labels or annotations that are neither ours nor Flux's mark.
+fn foreign(object: &Value, which: &str) -> BTreeMap<String, Value> {
+    let all = object["metadata"][which].as_object().into_iter().flatten();
     let ours = |key: &str| key.starts_with("sluice.dev/") || key.starts_with(keys::ROUTE_RECORD_PREFIX) || key == keys::FLUX_RECONCILE;
     all.filter(|(key, _)| !ours(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }

@@ -404,10 +404,11 @@ impl Index {
             hash: self.pods.get(namespace, pod).map(|p| p.view.hash.clone()),
             ready: *ready,
         };
+        let owned = anchor.is_some_and(|a| service.owner_uids.contains(&a.uid));
         Some(ServiceView {
             meta: service.meta.clone(),
-            ours: anchor.is_some_and(|a| service.owner_uids.contains(&a.uid))
-                || service.meta.labels.get(keys::ROLLOUT).is_some_and(|name| name == rollout),
+            owned,
+            ours: owned || service.meta.labels.get(keys::ROLLOUT).is_some_and(|name| name == rollout),
             selector: service.selector.clone(),
             spec: service.spec.clone(),
             endpoints: endpoints.map(endpoint).collect(),

@@ -3,6 +3,7 @@
 
 mod analysis;
 mod plan;
+mod repair;
 mod restart;
 mod scale;
 mod shop;
@@ -45,6 +46,11 @@ fn a_version_with_bad_metrics_is_taken_back_and_stays_so_until_the_next() {
     shop.comes_to_rest();
     assert_eq!(shop.phase(), "Aborted", "S3: abort is absorbing");
     assert_eq!((shop.image_that_serves(), shop.weight()), ("app:v1".into(), 0.0));
+    for (kind, name) in [(Watched::HttpRoute, "shop"), (Watched::Service, "api"), (Watched::Deployment, "api")] {
+        let fields = shop.get(kind, name)["metadata"]["managedFields"].clone();
+        let held = fields.as_array().unwrap().iter().any(|entry| entry["manager"] == "sluice");
+        assert!(!held, "the apply that mends it must not conflict with us: {kind:?} {fields:#}");
+    }
     shop.deploy("app:v3");
     shop.until("paused at 50 %", |s| s.weight() == 50.0 && s.phase() == "Paused");
     shop.command("Promote");

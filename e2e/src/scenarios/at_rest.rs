@@ -54,7 +54,7 @@ pub async fn run(test: &Test) -> Result<()> {
         request["verb"] != "watch" && !is_lease(request) && (namespace.is_null() || *namespace == test.space.name)
     };
     wait_for("the controller has nothing to do any more", seconds(60), async || {
-        let last = all.of_controller()?.into_iter().filter(&ours).next_back();
+        let last = all.of_controller()?.into_iter().rfind(&ours);
         let quiet = last.as_ref().is_none_or(|request| audit::age(request).is_some_and(|age| age.as_secs() >= 5));
         Ok(when(quiet, || format!("{last:?}")))
     })

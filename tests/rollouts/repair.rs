@@ -1,0 +1,124 @@
+//! What somebody puts back, deletes or makes again in the middle of a rollout, as random runs have found it.
+
+use serde_json::json;
+use sluice::{sim::drive::path, world::Watched};
+
+use super::{
+    halfway, promote_if_it_waits,
+    shop::{NS, Shop},
+};
+
+fn delete(shop: &mut Shop, kind: Watched, name: &str, policy: &str) {
+    shop.send("DELETE", &path(kind, NS, name), "person", "application/json", json!({"propagationPolicy": policy}));
+}
+
+fn canary_service(shop: &mut Shop) {
+    let spec = json!({"selector": {"app": "api"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]});
+    shop.apply(Watched::Service, json!({"metadata": {"name": "api-canary"}, "spec": spec}));
+}
+
+/// A second route, and a Rollout that splits both.
+fn with_two_routes() -> Shop {
+    let mut shop = Shop::open();
+    let rules = json!([{"backendRefs": [{"name": "api", "port": 80}]}]);
+    second_route(&mut shop, &rules);
+    let routes = json!([{"kind": "HTTPRoute", "name": "shop"}, {"kind": "HTTPRoute", "name": "second"}]);
+    shop.rollout("api", json!({"traffic": {"service": "api", "routes": routes, "drainSeconds": 10, "stepGraceSeconds": 1}}));
+    shop
+}
+
+fn second_route(shop: &mut Shop, rules: &serde_json::Value) {
+    let spec = json!({"parentRefs": [{"name": "gw"}], "hostnames": ["second.example"], "rules": rules});
+    shop.apply(Watched::HttpRoute, json!({"metadata": {"name": "second"}, "spec": spec}));
+}
+
+#[test]
+fn two_routes_that_are_put_back_together_are_remembered_both() {
+    let mut shop = with_two_routes();
+    let rules = shop.get(Watched::HttpRoute, "second")["spec"]["rules"].clone();
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.weight() == 5.0);
+    for n in 1..=3 {
+        shop.put_back(&[Watched::HttpRoute, Watched::Service]);
+        second_route(&mut shop, &rules);
+        let writes = shop.drive.writes;
+        shop.until("both are seen", |s| {
+            s.status("api")["reverted"].as_array().is_some_and(|all| all.iter().filter(|r| r["count"] == n).count() >= 2)
+        });
+        shop.wait(10);
+        assert!(shop.drive.writes - writes < 40, "{} writes: {:#?}", shop.drive.writes - writes, shop.drive.tail());
+    }
+    let conditions = shop.status("api")["conditions"].to_string();
+    assert!(conditions.contains("TrafficContested"), "{conditions}");
+}
+
+#[test]
+fn a_canary_service_of_gits_that_is_deleted_in_the_middle_is_gits_again_in_the_end() {
+    let mut shop = Shop::open_with_both_services();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.deploy("app:v2");
+    shop.until("at 50 %", |s| s.phase() == "Paused" && s.weight() == 50.0);
+    delete(&mut shop, Watched::Service, "api-canary", "Background");
+    shop.until("it is made again", |s| !s.get(Watched::Service, "api-canary").is_null());
+    canary_service(&mut shop);
+    promote_if_it_waits(&mut shop, "app:v2");
+    shop.comes_to_rest();
+    let service = shop.get(Watched::Service, "api-canary");
+    assert_eq!(service["spec"]["selector"], json!({"app": "api"}), "{service:#}");
+    assert!(
+        service["metadata"]["ownerReferences"].is_null() && service["metadata"]["labels"]["sluice.dev/rollout"].is_null(),
+        "{service:#}"
+    );
+}
+
+#[test]
+fn pods_that_a_service_selected_while_it_was_put_back_drain_before_the_next_version_stops_them() {
+    let mut shop = halfway();
+    shop.put_back(&[Watched::Service]);
+    shop.deploy("app:v3");
+    shop.until("the way is clear", |s| s.pods("app:v2").is_empty());
+    promote_if_it_waits(&mut shop, "app:v3");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+}
+
+#[test]
+fn a_canary_service_that_is_deleted_when_the_next_version_comes_lets_the_pods_drain() {
+    let mut shop = halfway();
+    shop.drive.promises.lenient_about_requests = true;
+    delete(&mut shop, Watched::Service, "api-canary", "Background");
+    shop.deploy("app:v3");
+    promote_if_it_waits(&mut shop, "app:v3");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+}
+
+#[test]
+fn a_canary_service_that_git_makes_again_does_not_give_traffic_to_pods_that_are_kept_warm() {
+    let mut shop = Shop::open_with_both_services();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.rollout("api", json!({"strategy": {"canary": {"scaleDownDelaySeconds": 120, "steps": [{"setWeight": 50}]}}}));
+    shop.deploy("app:v2");
+    shop.until("the way home", |s| s.image_that_serves() == "app:v2");
+    delete(&mut shop, Watched::Service, "api-canary", "Background");
+    canary_service(&mut shop);
+    shop.until("warm", |s| s.is_healthy("api") && !s.pods("app:v1").is_empty());
+    let selector = shop.get(Watched::Service, "api-canary")["spec"]["selector"].clone();
+    assert!(selector["pod-template-hash"].is_string(), "{selector}");
+    shop.wait(150);
+    shop.comes_to_rest();
+}
+
+#[test]
+fn a_rollout_that_is_deleted_before_it_has_taken_its_deployment_over_goes() {
+    let mut shop = Shop::without_rollout();
+    shop.drive.cluster.kubelet.set_behaviour("app:v2", sluice::sim::Behaviour::never_ready());
+    shop.deploy("app:v2");
+    shop.wait(5);
+    shop.rollout("api", json!({}));
+    shop.until("it waits", |s| s.status("api")["message"].as_str().is_some_and(|text| text.contains("own rollout")));
+    delete(&mut shop, Watched::Rollout, "api", "Background");
+    shop.until("gone", |s| s.get(Watched::Rollout, "api").is_null());
+    assert_eq!(shop.pods("app:v1").len(), 3);
+    shop.comes_to_rest();
+}
