@@ -73,7 +73,10 @@ fn a_canary_service_of_gits_that_is_deleted_in_the_middle_is_gits_again_in_the_e
 
 #[test]
 fn pods_that_a_service_selected_while_it_was_put_back_drain_before_the_next_version_stops_them() {
-    let mut shop = halfway();
+    let mut shop = Shop::open();
+    shop.deploy("app:v2");
+    let ready = |s: &Shop| s.drive.api.list("replicasets.apps").any(|rs| rs["status"]["readyReplicas"] == 1);
+    shop.until("a pod of the canary is ready, and its Service still selects stable", ready);
     shop.put_back(&[Watched::Service]);
     shop.deploy("app:v3");
     shop.until("the way is clear", |s| s.pods("app:v2").is_empty());
