@@ -35,6 +35,14 @@ bench: ## The benchmarks: how long one plan takes
 crds: ## Generate crds/ and the chart's copy from src/api
 	@cargo run --quiet --bin sluice -- crds --out crds --out charts/sluice/files/crds
 
+.PHONY: docs
+docs: ## Generate docs/api.md from src/api
+	@UPDATE=1 cargo test --quiet --test api_reference
+
+.PHONY: deny
+deny: ## Licences, bans and sources of all crates (needs cargo-deny: `cargo install cargo-deny --locked`)
+	@cargo deny check licenses bans sources
+
 .PHONY: chart
 chart: ## Lint the chart and hold its renderings against golden files (builds Helm once; UPDATE=1 takes them over)
 	@charts/check

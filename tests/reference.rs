@@ -16,6 +16,13 @@ fn constants(source: &str) -> Vec<&str> {
     source.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": &str = \"")?.1.strip_suffix("\";")).collect()
 }
 
+/// Words that nobody is told what to do about.
+fn without_advice<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let text = read("docs/troubleshooting.md");
+    let is_told = |word: &str| text.contains(&format!("`{word}`")) || text.contains(&format!("\n### {word}\n"));
+    words.iter().copied().filter(|word| !is_told(word)).collect()
+}
+
 fn undocumented<'a>(words: &[&'a str], section: &str) -> Vec<&'a str> {
     let reference = read("docs/reference.md");
     let text = reference.split("\n## ").find(|s| s.starts_with(section)).unwrap_or_else(|| panic!("no section {section}"));
@@ -28,6 +35,7 @@ fn every_condition_and_reason_is_in_the_reference() {
     let words = constants(&source);
     assert!(words.len() > 25, "{words:?}");
     assert_eq!(undocumented(&words, "Conditions"), Vec::<&str>::new());
+    assert_eq!(without_advice(&words), Vec::<&str>::new());
 }
 
 #[test]
@@ -36,6 +44,7 @@ fn every_reason_of_an_event_is_in_the_reference() {
     let words = constants(&source);
     assert!(words.len() > 10, "{words:?}");
     assert_eq!(undocumented(&words, "Events"), Vec::<&str>::new());
+    assert_eq!(without_advice(&words), Vec::<&str>::new());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! `sluice-e2e [NAME...]` runs all of them or these; `--list` shows them. `e2e/run` builds everything, starts the cluster and calls it.
 
 mod app;
+mod audit;
 mod cluster;
 mod load;
 mod plugin;

@@ -42,6 +42,8 @@ fn resource(kind: &str) -> ApiResource {
         "Deployment" | "ReplicaSet" | "ControllerRevision" => ("apps", "v1"),
         "HTTPRoute" => ("gateway.networking.k8s.io", "v1"),
         "Rollout" | "AnalysisTemplate" | "AnalysisRun" | "RolloutAction" => (sluice::api::GROUP, sluice::api::VERSION),
+        "PodDisruptionBudget" => ("policy", "v1"),
+        "HorizontalPodAutoscaler" => ("autoscaling", "v2"),
         "Event" => ("events.k8s.io", "v1"),
         _ => ("", "v1"),
     };

@@ -6,6 +6,9 @@ pub const FINALIZER: &str = "sluice.dev/give-back";
 /// Label on everything that Sluice makes or takes over: the name of its Rollout.
 pub const ROLLOUT: &str = "sluice.dev/rollout";
 
+/// Annotation on the anchor, a Rollout's ControllerRevision: what it is there for.
+pub const ABOUT: &str = "sluice.dev/about";
+
 /// Kubernetes' own label that tells the pods of one revision from those of another.
 pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 

@@ -42,6 +42,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 fn strict(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     fn walk(schema: &mut JSONSchemaProps) {
         schema.nullable = None;
+        schema.enum_.iter_mut().for_each(|values| values.retain(|value| !value.0.is_null()));
         if let Some(rules) = &mut schema.x_kubernetes_validations {
             let mut seen = vec![];
             rules.retain(|rule| {

@@ -114,12 +114,15 @@ fn main() -> anyhow::Result<()> {
 #[tokio::main(flavor = "current_thread")]
 async fn preflight_uninstall(namespaces: &[String]) -> anyhow::Result<()> {
     install_tls();
-    let refusal = preflight::uninstall(&connect().await?, namespaces).await.context("cannot see whether Rollouts exist")?;
+    let refusal = preflight::uninstall(&connect(true).await?, namespaces).await.context("cannot see whether Rollouts exist")?;
     refusal.map_or(Ok(()), |refusal| Err(anyhow::Error::msg(refusal)))
 }
 
-async fn connect() -> anyhow::Result<Client> {
-    let config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
+/// `retry`: the client itself sends a request again that the API server was too busy for, or that a PodDisruptionBudget did not allow. The
+/// controller must not: it would hold everything else of that Rollout up meanwhile, and it looks again by itself.
+async fn connect(retry: bool) -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await.context("no cluster: neither a kubeconfig nor a service account was found")?;
+    config.default_retry = retry;
     Client::try_from(config).context("the cluster's configuration cannot be used")
 }
 
@@ -141,7 +144,7 @@ fn crds(directories: &[PathBuf]) -> anyhow::Result<()> {
 async fn run(options: Run) -> anyhow::Result<()> {
     log_to_stderr(options.log_format);
     install_tls();
-    let client = connect().await?;
+    let client = connect(false).await?;
     let world = World::of(options.scope.watch_namespaces);
     let telemetry = options.otlp_endpoint.map_or_else(Telemetry::default, |endpoint| Telemetry::with_traces(Exporter::start(&endpoint)));
     let (stop, stopped) = watch::channel(false);

@@ -7,6 +7,7 @@ use super::{
     observed::{Meta, ReplicaSetView, ServiceView},
     patch::{self, Guarded, Kind, MANAGER},
     revision::{self, Resolved},
+    route::record_key,
     spec::Weight,
 };
 use crate::api::{
@@ -91,6 +92,9 @@ impl Draft<'_> {
         }
         self.stop_others(stable)?;
         self.scale(stable, self.stable_replicas(stable));
+        if self.actions.is_empty() {
+            self.give_up_fields(); // the next version is applied without force, and with it Service and route as they stand in Git
+        }
         Ok(())
     }
 
@@ -271,14 +275,15 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// At rest nothing of the user's objects is recorded as managed by us, so that no later apply of theirs conflicts. A write of its
-    /// own: one that changes anything else would be recorded again.
+    /// At rest and after an abort nothing of the user's objects is recorded as managed by us, so that no later apply of theirs conflicts. A
+    /// write of its own: one that changes anything else would be recorded again.
     fn give_up_fields(&mut self) {
         let obs = self.obs;
         let ours = |s: &Option<ServiceView>| s.as_ref().filter(|s| !s.ours).map(|s| s.meta.clone());
         let services = [ours(&obs.service), ours(&obs.canary_service)].into_iter().flatten().map(|meta| (Kind::Service, meta));
         let workload = obs.workload.iter().map(|w| (Kind::Deployment, w.meta.clone()));
-        let recorded = |meta: &Meta| meta.annotations.keys().any(|key| key.starts_with(keys::ROUTE_RECORD_PREFIX));
+        let own = record_key(&obs.rollout.meta.name);
+        let recorded = |meta: &Meta| meta.annotations.keys().any(|key| key.starts_with(keys::ROUTE_RECORD_PREFIX) && *key != own);
         let routes = obs.routes.iter().filter(|r| !recorded(&r.meta)).map(|r| (Kind::Route(r.kind), r.meta.clone()));
         for (kind, meta) in services.chain(workload).chain(routes).filter(|(_, meta)| !meta.managed_by_us.is_empty()) {
             let patch = meta.managed_by_us.iter().rev().fold(Guarded::new(kind, &meta).unchanged(), |patch, at| {

@@ -44,7 +44,9 @@ impl Draft<'_> {
             return Ok(());
         };
         let left = old.len();
-        let available = self.obs.replica_set(stable).map_or(0, |rs| rs.available);
+        // The ReplicaSet tells of a pod that goes later than the pod itself does.
+        let ready = i32::try_from(self.obs.ready_pods(stable).count()).unwrap_or(i32::MAX);
+        let available = self.obs.replica_set(stable).map_or(0, |rs| rs.available).min(ready);
         if next.ready && available <= self.replicas {
             return wait(Waiting::Settling, format!("restarts the pods, {left} are left: waits until {} are available", self.replicas + 1));
         }

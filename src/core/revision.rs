@@ -134,7 +134,7 @@ pub fn anchor(obs: &Observed) -> Value {
         "metadata": {
             "name": obs.rollout.meta.name, "namespace": obs.rollout.namespace,
             "labels": {keys::ROLLOUT: obs.rollout.meta.name},
-            "annotations": {"sluice.dev/about": "Owns the ReplicaSets and Services that Sluice made or took for this Rollout. Do not delete: they would go with it."},
+            "annotations": {keys::ABOUT: "Owns the ReplicaSets and Services that Sluice made or took for this Rollout. Do not delete: they would go with it."},
         },
         "data": {"rollout": obs.rollout.meta.name},
         "revision": 1,

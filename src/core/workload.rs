@@ -49,7 +49,9 @@ pub fn replicas(obs: &Observed) -> Option<i32> {
 pub fn parked(workload: &WorkloadView) -> Option<String> {
     let parked = workload.paused && record(workload).is_some_and(|r| r.taken && r.is_in_git(workload));
     let helm = match workload.helm_wrote_at {
-        Some(_) => " by the next `helm upgrade` (Helm 3 does not tell which fields it sets, so one that leaves them alone must be seen)",
+        Some(_) => {
+            " by the next `helm upgrade` (Helm 3 does not tell which fields it sets, so one that changes something else and leaves them alone must be seen)"
+        }
         None => "",
     };
     parked.then(|| {

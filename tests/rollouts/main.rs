@@ -46,10 +46,36 @@ fn a_version_with_bad_metrics_is_taken_back_and_stays_so_until_the_next() {
     shop.comes_to_rest();
     assert_eq!(shop.phase(), "Aborted", "S3: abort is absorbing");
     assert_eq!((shop.image_that_serves(), shop.weight()), ("app:v1".into(), 0.0));
+    for (kind, name) in [(Watched::HttpRoute, "shop"), (Watched::Service, "api"), (Watched::Deployment, "api")] {
+        let fields = shop.get(kind, name)["metadata"]["managedFields"].clone();
+        let held = fields.as_array().unwrap().iter().any(|entry| entry["manager"] == "sluice");
+        assert!(!held, "the apply that mends it must not conflict with us: {kind:?} {fields:#}");
+    }
     shop.deploy("app:v3");
     shop.until("paused at 50 %", |s| s.weight() == 50.0 && s.phase() == "Paused");
     shop.command("Promote");
     shop.until("the next one is promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v3");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+}
+
+#[test]
+fn after_an_abort_the_next_version_can_be_applied_without_force() {
+    let mut shop = Shop::open();
+    shop.drive.bad.insert("app:v2".into());
+    shop.deploy("app:v2");
+    shop.until("taken back", Shop::is_aborted);
+    shop.comes_to_rest();
+    for (kind, name) in [(Watched::Service, "api"), (Watched::Deployment, "api"), (Watched::HttpRoute, "shop")] {
+        let managers = shop.get(kind, name)["metadata"]["managedFields"].clone();
+        let ours = |entry: &serde_json::Value| entry["manager"] == "sluice";
+        assert!(!managers.as_array().unwrap().iter().any(ours), "{kind:?}: {managers:#}");
+    }
+    shop.put_back(&[Watched::Service, Watched::HttpRoute]);
+    shop.comes_to_rest();
+    assert_eq!((shop.phase().as_str(), shop.weight(), shop.pods("app:v2").len()), ("Aborted", 0.0, 0));
+    shop.deploy("app:v3");
+    promote_if_it_waits(&mut shop, "app:v3");
     shop.comes_to_rest();
     shop.is_as_in_git();
 }

@@ -1,7 +1,7 @@
 //! Restarts: one pod after the other, never fewer than are wanted, as PodDisruptionBudgets allow.
 
 use serde_json::{Value, json};
-use sluice::world::Watched;
+use sluice::{core::patch::Write, world::Watched};
 
 use super::{halfway, promote_if_it_waits, shop::Shop};
 
@@ -40,6 +40,28 @@ fn a_restart_replaces_every_pod_and_never_has_fewer_than_are_wanted() {
     let action = shop.command("Restart");
     all_restarted(&mut shop, &before);
     assert_eq!(shop.outcome(&action), "Done");
+}
+
+#[test]
+fn the_next_pod_waits_until_the_one_before_it_is_replaced_also_where_the_replica_set_does_not_tell_yet() {
+    let mut shop = Shop::open();
+    shop.wait(10);
+    budget(&mut shop, json!({"maxUnavailable": 0}));
+    shop.command("Restart");
+    shop.until("one pod more", |s| ready(s) == 4);
+    shop.wait(1);
+    let evicted = |obs: &sluice::core::Observed| {
+        let plan = super::plan::planned(obs, shop.drive.now);
+        plan.actions.into_iter().find_map(|action| match action.write {
+            Write::Evict { name, .. } => Some(name),
+            _ => None,
+        })
+    };
+    let mut obs = shop.drive.observed(super::shop::NS, "api").unwrap();
+    let first = evicted(&obs).expect("one is evicted");
+    let pod = obs.pods.iter_mut().find(|pod| pod.name == first).unwrap();
+    (pod.ready, pod.stopping) = (false, true);
+    assert_eq!(evicted(&obs), None);
 }
 
 #[test]

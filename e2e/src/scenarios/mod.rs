@@ -1,6 +1,7 @@
 //! The scenarios, in the order in which they run.
 
 mod actions;
+mod at_rest;
 mod bad_canary;
 mod chart;
 mod crashes;
@@ -9,8 +10,10 @@ mod neighbours;
 mod never_ready;
 mod outage;
 mod routes_in_git;
+mod scaling;
 mod take_over;
 mod template_mode;
+mod undo;
 
 use crate::test::Scenario;
 
@@ -26,6 +29,9 @@ pub fn all() -> Vec<Scenario> {
         // The longest of those that run beside others comes first.
         scenario!(outage, "outage", alone: false, "a minute without Prometheus is never a pass"),
         scenario!(take_over, "take-over", alone: false, "a running Deployment is taken over under load without a restart, and given back likewise"),
+        scenario!(at_rest, "at-rest", alone: false, "20 Rollouts at rest for a minute: no request, no change, nothing left behind"),
+        scenario!(scaling, "scaling", alone: false, "scaled in mid-rollout, restarted as PodDisruptionBudgets allow, and a canary by the number of pods alone"),
+        scenario!(undo, "undo", alone: false, "a promoted version is undone, at rest and right after the promotion, by old pods that are still warm, and to one by name"),
         scenario!(never_ready, "never-ready", alone: false, "a version that never becomes ready, and one that crashes after 20 s, are taken back; stable is untouched"),
         scenario!(neighbours, "neighbours", alone: false, "what others have in the same route stays untouched, while two Rollouts roll in it"),
         scenario!(routes_in_git, "routes-in-git", alone: false, "routes that list both Services, with and without weights; several routes; rules by name"),
