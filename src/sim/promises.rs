@@ -115,9 +115,10 @@ impl Promises {
             return Ok(()); // fewer are wanted
         }
         if rollout["spec"]["traffic"].is_null() {
-            // There is no weight: another revision must have the pods for everything.
-            let full = |set: &Value| hash_of(set) != hash && set["status"]["readyReplicas"].as_i64().unwrap_or(0) >= wanted;
-            return match world.sets().any(full) {
+            // There is no weight: another revision must have the pods for everything, unless these serve nobody.
+            let ready = |set: &Value| set["status"]["readyReplicas"].as_i64().unwrap_or(0);
+            let full = |set: &Value| hash_of(set) != hash && ready(set) >= wanted;
+            return match ready(before) == 0 || world.sets().any(full) {
                 true => Ok(()),
                 false => Err(format!(
                     "S5: scaled down from {} to {} while no other revision has {wanted} ready pods",
