@@ -72,3 +72,7 @@ cluster-down: ## End it and leave the machine as it was
 .PHONY: e2e
 e2e: ## The scenarios on a real cluster (E2E_KUBECONFIG=FILE: on that one); SCENARIOS="a b" runs only these
 	@e2e/run $(SCENARIOS)
+
+.PHONY: bench-cluster
+bench-cluster: ## What the controller costs on the end-to-end cluster: memory, requests, times (as root; about 10 minutes, and a release build)
+	@SLUICE_E2E_PROFILE=release e2e/run --bench

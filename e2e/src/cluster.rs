@@ -168,15 +168,20 @@ pub fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// SIGKILL to the process of a pod's container, on the node that is this machine.
-async fn kill_container(pod: &Pod) -> Result<()> {
+/// The process of a pod's container, on the node that is this machine.
+pub async fn pid_of(pod: &Pod) -> Result<String> {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     let id = statuses.into_iter().flatten().find_map(|status| status.container_id.as_deref()).unwrap_or_default();
     let id = id.trim_start_matches("containerd://");
     let tasks = run("ctr", ["--namespace", "k8s.io", "task", "list"]).await?;
     let line = tasks.lines().find(|line| line.starts_with(id)).filter(|_| !id.is_empty());
-    let pid = line.and_then(|line| line.split_whitespace().nth(1)).with_context(|| format!("no process of {}", pod.name_any()))?;
-    run("kill", ["-KILL", pid]).await.map(drop)
+    let pid = line.and_then(|line| line.split_whitespace().nth(1));
+    pid.map(str::to_owned).with_context(|| format!("no process of {}", pod.name_any()))
+}
+
+/// SIGKILL to it.
+async fn kill_container(pod: &Pod) -> Result<()> {
+    run("kill", ["-KILL", &pid_of(pod).await?]).await.map(drop)
 }
 
 /// The checkout.

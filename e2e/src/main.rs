@@ -1,9 +1,10 @@
 //! The scenarios of the end-to-end tests: each is a team's use of Sluice on a real cluster, from its own manifests to its own load.
 //!
-//! `sluice-e2e [NAME...]` runs all of them or these; `--list` shows them. `e2e/run` builds everything, starts the cluster and calls it.
+//! `sluice-e2e [NAME...]` runs all of them or these; `--list` shows them; `--bench` measures instead (`make bench-cluster`). `e2e/run` builds everything, starts the cluster and calls it.
 
 mod app;
 mod audit;
+mod bench;
 mod cluster;
 mod load;
 mod plugin;
@@ -45,9 +46,13 @@ async fn run() -> Result<bool> {
         all.iter().for_each(|scenario| println!("{:16} {}", scenario.name, scenario.shows));
         return Ok(true);
     }
-    let chosen = choose(all, &names)?;
+    let bench = names == ["--bench"];
+    let chosen = if bench { vec![] } else { choose(all, &names)? };
     rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow!("a TLS provider is installed already"))?;
     let cluster = Rc::new(Cluster::connect().await?);
+    if bench {
+        return bench::run(cluster).await.map(|()| true);
+    }
     let began = Instant::now();
     cluster.install().await.context("install the controller by its chart")?;
     println!("the controller is installed after {:.1} s", began.elapsed().as_secs_f64());

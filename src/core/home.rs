@@ -179,7 +179,7 @@ impl Draft<'_> {
 
     /// All traffic on `service`, which selects stable; the canary Service selects stable too. Ends at once if it is so.
     pub fn bring_traffic_home(&mut self, stable: &str) -> Flow {
-        if self.traffic_is_at_rest() {
+        if self.traffic_is_at_rest() && !self.others_serve(stable) {
             return Ok(());
         }
         self.ensure_repinned(stable)?;
@@ -189,7 +189,7 @@ impl Draft<'_> {
         if self.is_recorded() {
             let observed = match self.take_weight_off() {
                 true => Err("brings all traffic back to the Service".to_owned()),
-                false => self.weight_observed(Weight::ZERO),
+                false => self.is_off_observed(),
             };
             let seconds = if drains { self.spec.traffic.drain_seconds } else { self.spec.traffic.step_grace_seconds };
             self.settle(stable, Stage::BackHome, observed, seconds)?;
@@ -210,6 +210,17 @@ impl Draft<'_> {
             self.act(action);
         }
         changed
+    }
+
+    /// Every route that is split gives the canary nothing, and that is taken up. A canary Service that somebody has removed cannot be
+    /// resolved, which does not matter at weight 0.
+    pub fn is_off_observed(&self) -> Result<(), String> {
+        let split = self.routes().into_iter().filter(|route| route.record().is_some()).collect::<Vec<_>>();
+        if let Some(route) = split.iter().find(|route| !route.is_off(self.spec.denominator())) {
+            return Err(format!("waits for {} to give the canary 0 %", route.view.meta.name));
+        }
+        let observed = |route: &super::route::Route| if self.obs.canary_service.is_some() { route.accepted() } else { route.taken_up() };
+        self.routes().iter().try_for_each(observed).map_err(|why| format!("waits for the gateway: {why}"))
     }
 
     fn first_restore(&self) -> Option<patch::Action> {

@@ -118,8 +118,9 @@ impl Draft<'_> {
             self.bring_traffic_home(stable)?;
         }
         let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| rs.hash != stable && rs.hash != canary && rs.replicas > 0).collect();
-        if others.is_empty() || obs.canary_service.is_none() {
-            return Ok(()); // if somebody has removed it: they stop once it is there again, and they have drained
+        let pinned = obs.service.as_ref().and_then(|s| s.pinned()) == Some(stable);
+        if others.is_empty() || !pinned || obs.canary_service.is_none() {
+            return Ok(()); // if somebody has removed a Service: they stop once it is there again, and they have drained
         }
         if selected.is_none() {
             self.ensure_canary_released(stable)?;

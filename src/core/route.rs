@@ -444,8 +444,21 @@ impl<'a> Route<'a> {
 
     /// Every parent that reports has taken up the route as it stands. The error says who has not, or refuses it.
     pub fn accepted(&self) -> Result<(), String> {
+        self.taken_up()?;
         let generation = self.view.meta.generation;
         let ours = self.record().is_some_and(|record| !record.unresolved);
+        for parent in self.view.parents.iter().filter(|_| ours) {
+            let reports = parent.accepted.as_ref().is_some_and(|accepted| accepted.observed_generation != 0);
+            if let Some(resolved) = parent.resolved.as_ref().filter(|r| reports && !r.status && r.observed_generation >= generation) {
+                return Err(format!("{} cannot resolve the backends of {}: {}", parent.name, self.view.meta.name, resolved.message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, whether its backends can be resolved or not.
+    pub fn taken_up(&self) -> Result<(), String> {
+        let generation = self.view.meta.generation;
         for parent in &self.view.parents {
             let Some(accepted) = &parent.accepted else { continue };
             if accepted.observed_generation == 0 {
@@ -456,9 +469,6 @@ impl<'a> Route<'a> {
             }
             if !accepted.status {
                 return Err(format!("{} does not accept {}: {}", parent.name, self.view.meta.name, accepted.message));
-            }
-            if let Some(resolved) = parent.resolved.as_ref().filter(|r| ours && !r.status && r.observed_generation >= generation) {
-                return Err(format!("{} cannot resolve the backends of {}: {}", parent.name, self.view.meta.name, resolved.message));
             }
         }
         Ok(())

@@ -106,7 +106,13 @@ impl Draft<'_> {
 
     /// A Service that is no longer as we had set it (or is gone) may have had any ready pods behind it.
     fn others_serve_until_now(&self, hash: &str) -> Option<Timestamp> {
-        self.obs.pods.iter().any(|pod| pod.ready && pod.hash != hash).then_some(self.now)
+        self.others_serve(hash).then_some(self.now)
+    }
+
+    /// Other revisions have pods that would serve if a Service selected them.
+    pub fn others_serve(&self, hash: &str) -> bool {
+        let revisions = || self.obs.revisions().filter(|rs| rs.hash != hash);
+        self.obs.pods.iter().any(|pod| pod.ready && revisions().any(|rs| rs.hash == pod.hash))
     }
 
     /// Pods that a Service selected in the middle of a rollout, as somebody had put it back, drain like all that had traffic.
@@ -208,7 +214,7 @@ impl Draft<'_> {
         let promoted = obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(stable) && self.live_weight() == Weight::FULL;
         match service.pinned() {
             // Somebody has put it back (or removed the canary Service): only the stable pods may serve, at once.
-            None if self.is_recorded() => {
+            None if self.is_recorded() || self.others_serve(stable) => {
                 self.pin(service, stable);
                 match promoted {
                     true => self.settle(stable, Stage::Repinned, Err("makes the Service select the new version".into()), 0),
@@ -262,7 +268,7 @@ impl Draft<'_> {
         let selects_others = |service: &&ServiceView| service.pinned().map_or_else(others, |hash| hash != stable);
         let Some(service) = obs.canary_service.as_ref().filter(selects_others) else { return Ok(()) };
         if service.pinned().is_some() {
-            self.weight_observed(Weight::ZERO).or_else(|why| wait(Waiting::Progress, why))?;
+            self.is_off_observed().or_else(|why| wait(Waiting::Progress, why))?;
         }
         self.pin(service, stable);
         self.settle(stable, Stage::CanaryReleased, Err(format!("makes Service {} select the stable pods", service.meta.name)), 0)

@@ -115,9 +115,10 @@ impl Promises {
             return Ok(()); // fewer are wanted
         }
         if rollout["spec"]["traffic"].is_null() {
-            // There is no weight: another revision must have the pods for everything.
-            let full = |set: &Value| hash_of(set) != hash && set["status"]["readyReplicas"].as_i64().unwrap_or(0) >= wanted;
-            return match world.sets().any(full) {
+            // There is no weight: another revision must have the pods for everything, unless these serve nobody.
+            let ready = |set: &Value| set["status"]["readyReplicas"].as_i64().unwrap_or(0);
+            let full = |set: &Value| hash_of(set) != hash && ready(set) >= wanted;
+            return match ready(before) == 0 || world.sets().any(full) {
                 true => Ok(()),
                 false => Err(format!(
                     "S5: scaled down from {} to {} while no other revision has {wanted} ready pods",
@@ -188,11 +189,12 @@ fn s3_abort_is_absorbing(world: &World, before: &Value, after: &Value) -> Result
 }
 
 /// S4: a step is done when it is applied and observed: the route accepted at its generation by every parent that reports. (Unless a person
-/// skips it.)
+/// skips it, or the steps are edited: then the rollout goes on from another one.)
 fn s4_a_step_is_done_when_it_is_observed(world: &World, before: &Value, after: &Value) -> Result<(), String> {
     let step = |rollout: &Value| rollout["status"]["currentStep"]["index"].as_u64();
     let (Some(was), Some(is)) = (step(before), step(after)) else { return Ok(()) };
-    let same = before["status"]["canary"]["startedAt"] == after["status"]["canary"]["startedAt"];
+    let of_canary = |key: &str| before["status"]["canary"][key] == after["status"]["canary"][key];
+    let same = of_canary("startedAt") && of_canary("steps");
     let action = &after["status"]["lastAction"];
     let skipped = action["verb"] == "SkipStep" && action["uid"] != before["status"]["lastAction"]["uid"];
     if !same || is <= was || skipped || after["status"]["canary"]["promoteFull"] == true {

@@ -21,7 +21,7 @@ pub fn wrong(world: &World, kept: bool) -> (Vec<String>, bool) {
     for app in world.apps() {
         if app == "api" && !kept {
             found.push(everything_is_given_back(world, app));
-            sick |= matches!(world.wished_image(app).as_str(), CRASHES | NEVER_READY);
+            sick |= world.of_app(Watched::Pod, app).iter().any(|pod| is_sick(pod));
             continue;
         }
         let ended = l2_the_state_is_the_desired_one(world, app);
@@ -56,15 +56,14 @@ fn l2_the_state_is_the_desired_one(world: &World, app: &str) -> Result<End, Stri
     let revision = |hash: &Value| image_of(world, app, hash);
     let (stable, canary) = (revision(&status["stableRevision"]), revision(&status["canaryRevision"]));
     let says = format!("{app} is {} ({}), {stable:?} serves, {wished} is wished for", status["phase"], status["message"]);
-    let sick = |image: &str| matches!(image, CRASHES | NEVER_READY);
     let observed = status["observedGeneration"] == rollout["metadata"]["generation"];
     match status["phase"].as_str() {
+        Some(_) if stable.as_deref().is_some_and(sick) || (stable.is_none() && sick(&wished)) => Ok(End::Sick),
         Some("Healthy") if observed && stable.as_ref() == Some(&wished) => Ok(End::Rest),
         Some("Aborted") if observed && status["rejected"][0]["revision"] == status["canaryRevision"] => match canary {
             Some(canary) if canary != wished => Err(format!("S3: {says}, but {canary} is rejected")),
             _ => Ok(End::Aborted),
         },
-        Some("Progressing") if stable.as_deref().is_some_and(sick) || (stable.is_none() && sick(&wished)) => Ok(End::Sick),
         _ => Err(format!("L2: {says}")),
     }
 }
@@ -86,6 +85,14 @@ fn s7_only_the_stable_revision_has_pods(world: &World, app: &str) -> Result<(), 
         true => Ok(()),
         false => Err(format!("{app} has {} pods, {ready} ready ones of the stable revision, {wanted} are wanted", pods.len())),
     }
+}
+
+fn sick(image: &str) -> bool {
+    matches!(image, CRASHES | NEVER_READY)
+}
+
+fn is_sick(pod: &Value) -> bool {
+    pod["spec"]["containers"][0]["image"].as_str().is_some_and(sick)
 }
 
 fn is_ready(pod: &Value) -> bool {
@@ -168,8 +175,9 @@ fn everything_is_given_back(world: &World, app: &str) -> Result<(), String> {
     }
     let deployment = world.get(Watched::Deployment, app);
     let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1) as usize;
-    let sick = matches!(world.wished_image(app).as_str(), CRASHES | NEVER_READY);
-    match sick || wanted > 0 && pods.iter().filter(|pod| is_ready(pod)).count() == wanted && pods.len() == wanted {
+    match pods.iter().any(|pod| is_sick(pod))
+        || wanted > 0 && pods.iter().filter(|pod| is_ready(pod)).count() == wanted && pods.len() == wanted
+    {
         true => Ok(()),
         false => Err(format!("the Deployment wants {wanted} pods, and there are {}", pods.len())),
     }

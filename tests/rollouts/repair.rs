@@ -73,7 +73,10 @@ fn a_canary_service_of_gits_that_is_deleted_in_the_middle_is_gits_again_in_the_e
 
 #[test]
 fn pods_that_a_service_selected_while_it_was_put_back_drain_before_the_next_version_stops_them() {
-    let mut shop = halfway();
+    let mut shop = Shop::open();
+    shop.deploy("app:v2");
+    let ready = |s: &Shop| s.drive.api.list("replicasets.apps").any(|rs| rs["status"]["readyReplicas"] == 1);
+    shop.until("a pod of the canary is ready, and its Service still selects stable", ready);
     shop.put_back(&[Watched::Service]);
     shop.deploy("app:v3");
     shop.until("the way is clear", |s| s.pods("app:v2").is_empty());
@@ -120,5 +123,49 @@ fn a_rollout_that_is_deleted_before_it_has_taken_its_deployment_over_goes() {
     delete(&mut shop, Watched::Rollout, "api", "Background");
     shop.until("gone", |s| s.get(Watched::Rollout, "api").is_null());
     assert_eq!(shop.pods("app:v1").len(), 3);
+    shop.comes_to_rest();
+}
+
+#[test]
+fn a_service_that_is_made_again_when_the_next_version_comes_lets_the_pods_drain() {
+    let mut shop = halfway();
+    shop.drive.promises.lenient_about_requests = true;
+    delete(&mut shop, Watched::Service, "api", "Background");
+    shop.deploy("app:v3");
+    shop.wait(3);
+    shop.service("api");
+    promote_if_it_waits(&mut shop, "app:v3");
+    shop.comes_to_rest();
+    assert!(shop.pods("app:v2").is_empty());
+}
+
+#[test]
+fn a_canary_service_that_is_deleted_after_an_abort_does_not_hold_the_way_home() {
+    let mut shop = halfway();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.command("Abort");
+    shop.until("taken back", Shop::is_aborted);
+    delete(&mut shop, Watched::Service, "api-canary", "Background");
+    shop.wait(10);
+    delete(&mut shop, Watched::Rollout, "api", "Background");
+    shop.until("gone", |s| s.get(Watched::Rollout, "api").is_null());
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+}
+
+#[test]
+fn a_template_that_comes_when_one_of_two_routes_is_back_already_rolls_out() {
+    let mut shop = Shop::open_with_both_services();
+    let rules = json!([{"backendRefs": [{"name": "api", "port": 80}]}]);
+    second_route(&mut shop, &rules);
+    let routes = json!([{"kind": "HTTPRoute", "name": "shop"}, {"kind": "HTTPRoute", "name": "second"}]);
+    shop.rollout("api", json!({"traffic": {"service": "api", "routes": routes, "drainSeconds": 10, "stepGraceSeconds": 1}}));
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.weight() == 5.0);
+    shop.deploy("app:v1");
+    let split = |s: &Shop, route: &str| s.get(Watched::HttpRoute, route)["metadata"]["annotations"]["routes.sluice.dev/api"].is_string();
+    shop.until("one is back", |s| split(s, "shop") != split(s, "second"));
+    shop.deploy("app:v3");
+    promote_if_it_waits(&mut shop, "app:v3");
     shop.comes_to_rest();
 }

@@ -5,6 +5,8 @@ mod at_rest;
 mod bad_canary;
 mod chart;
 mod crashes;
+mod git;
+mod give_back;
 mod good_canary;
 mod neighbours;
 mod never_ready;
@@ -30,6 +32,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(outage, "outage", alone: false, "a minute without Prometheus is never a pass"),
         scenario!(take_over, "take-over", alone: false, "a running Deployment is taken over under load without a restart, and given back likewise"),
         scenario!(at_rest, "at-rest", alone: false, "20 Rollouts at rest for a minute: no request, no change, nothing left behind"),
+        scenario!(git, "git", alone: false, "what Git tools put back by force is repaired within a second; who does it again and again is named, and holds the step"),
+        scenario!(give_back, "give-back", alone: false, "deleted, lost and restored: the Deployment has its pods back, and nothing that was rejected is released"),
         scenario!(scaling, "scaling", alone: false, "scaled in mid-rollout, restarted as PodDisruptionBudgets allow, and a canary by the number of pods alone"),
         scenario!(undo, "undo", alone: false, "a promoted version is undone, at rest and right after the promotion, by old pods that are still warm, and to one by name"),
         scenario!(never_ready, "never-ready", alone: false, "a version that never becomes ready, and one that crashes after 20 s, are taken back; stable is untouched"),

@@ -10,13 +10,19 @@ use sluice::api::{Phase, RolloutStatus, keys};
 
 use crate::{
     app::App,
+    cluster::run as command,
     space::PodFacts,
     test::Test,
     wait::{seconds, wait_for, when},
 };
 
 pub async fn run(test: &Test) -> Result<()> {
-    futures::try_join!(there_and_back(test), parked(test)).map(drop)
+    let parked = async {
+        parked(test, Owner::Applied).await?;
+        parked(test, Owner::Client).await?;
+        parked(test, Owner::Helm).await
+    };
+    futures::try_join!(there_and_back(test), parked, autoscaled(test)).map(drop)
 }
 
 async fn there_and_back(test: &Test) -> Result<()> {
@@ -78,35 +84,133 @@ async fn given_back(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// The Deployment's `replicas` stands in Git, which would scale the pods that we serve with.
-async fn parked(test: &Test) -> Result<()> {
-    let mut app = test.app("parked")?;
+/// Who has the Deployment's manifest, and writes it how.
+#[derive(Clone, Copy)]
+enum Owner {
+    /// Server-side apply, as Flux does and Argo CD can.
+    Applied,
+    /// `kubectl apply`, with its annotation of what was applied last.
+    Client,
+    /// Helm 4.
+    Helm,
+}
+
+impl Owner {
+    fn app(self) -> &'static str {
+        match self {
+            Self::Applied => "parked",
+            Self::Client => "client",
+            Self::Helm => "helm",
+        }
+    }
+
+    /// Writes the Deployment as it stands in its manifest.
+    async fn write(self, app: &App) -> Result<()> {
+        let space = &app.space.name;
+        let directory = test_directory().join(format!("{space}-{}", app.name));
+        let write = |file: &str, content: &str| -> Result<String> {
+            let file = directory.join(file);
+            std::fs::create_dir_all(file.parent().context("a directory")?)?;
+            std::fs::write(&file, content)?;
+            Ok(file.display().to_string())
+        };
+        let manifest = app.deployment.to_string();
+        match self {
+            Self::Applied => app.space.apply(&app.deployment).await,
+            Self::Client => {
+                let file = write("deployment.json", &manifest)?;
+                command("kubectl", ["apply", "--namespace", space, "--filename", &file]).await.map(drop)
+            }
+            Self::Helm => {
+                write("Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n")?;
+                write("templates/deployment.yaml", &manifest)?;
+                let chart = directory.display().to_string();
+                command("helm", ["upgrade", "--install", "shop", &chart, "--namespace", space]).await.map(drop)
+            }
+        }
+    }
+}
+
+/// Where manifests are written to that tools read.
+fn test_directory() -> std::path::PathBuf {
+    std::env::var_os("SLUICE_E2E_STATE").map_or_else(std::env::temp_dir, std::path::PathBuf::from)
+}
+
+/// The Deployment's `replicas` stands in Git, which would scale the pods that we serve with: parked until Git has dropped it. The next
+/// version that Git brings after that is rolled out.
+async fn parked(test: &Test, owner: Owner) -> Result<()> {
+    let name = owner.app();
+    let mut app = test.app(name)?;
+    app.pace(1, 2, 5, 100);
+    app.without_analysis()?;
+    app.steps(json!([{"setWeight": 50}]));
     app.deployment["spec"]["replicas"] = json!(2);
-    app.apply().await?;
+    owner.write(&app).await?;
+    for manifest in [&app.service, &app.route] {
+        app.space.apply(manifest).await?;
+    }
     app.available(2).await?;
-    let before = test.space.pods("app=parked").await?;
+    let selector = format!("app={name}");
+    let before = test.space.pods(&selector).await?;
     app.space.apply(&app.rollout).await?;
     let parked = |status: &RolloutStatus| status.conditions.iter().any(|c| c.type_ == "WorkloadParked" && c.status == "True");
-    let status = app.space.until("parked", "the condition WorkloadParked", seconds(60), parked).await?;
+    let status = app.space.until(name, "the condition WorkloadParked", seconds(60), parked).await?;
     let condition = status.conditions.iter().find(|c| c.type_ == "WorkloadParked").context("WorkloadParked")?;
     ensure!(condition.message.contains("replicas"), "the condition does not say what to mend: {}", condition.message);
-    let deployment = app.space.get("Deployment", "parked").await?;
+    let deployment = app.space.get("Deployment", name).await?;
     ensure!(deployment["spec"]["paused"] == true, "the Deployment is not parked: {}", deployment["spec"]);
-    test.say(format!("parked: {}", condition.message));
+    // Git writes it again, as it is.
+    owner.write(&app).await?;
+    test.say(format!("{name}: {}", condition.message));
 
     app.deployment["spec"].as_object_mut().context("spec")?.remove("replicas");
-    app.space.apply(&app.deployment).await?;
-    app.space
-        .until("parked", "no condition WorkloadParked, Healthy", seconds(60), |s| !parked(s) && s.phase == Some(Phase::Healthy))
-        .await?;
-    let deployment = app.space.get("Deployment", "parked").await?;
-    ensure!(
-        deployment["spec"]["replicas"] == 0 && deployment["spec"]["paused"] != true,
-        "the Deployment is not at rest: {}",
-        deployment["spec"]
-    );
-    test.say("Git has dropped replicas: no longer parked");
-    same_pods(&before, &test.space.pods("app=parked").await?)
+    owner.write(&app).await?;
+    app.space.until(name, "no condition WorkloadParked, Healthy", seconds(60), |s| !parked(s) && s.phase == Some(Phase::Healthy)).await?;
+    wait_for(&format!("{name} is at rest"), seconds(30), async || {
+        let deployment = app.space.get("Deployment", name).await?;
+        let spec = &deployment["spec"];
+        Ok(when(spec["replicas"] == 0 && spec["paused"] != true, || spec.to_string()))
+    })
+    .await?;
+    same_pods(&before, &test.space.pods(&selector).await?)?;
+    app.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!("sluice.dev/app:v2");
+    owner.write(&app).await?;
+    app.space.until_healthy(name, "sluice.dev/app:v2", seconds(60)).await?;
+    test.say(format!("{name}: Git has dropped replicas: no longer parked, and its next version is rolled out"));
+    Ok(())
+}
+
+/// A HorizontalPodAutoscaler of the Deployment holds the take-over, by its name; of the Rollout, it scales what serves.
+async fn autoscaled(test: &Test) -> Result<()> {
+    let app = test.app("busy")?;
+    app.deploy(2).await?;
+    let before = test.space.pods("app=busy").await?;
+    let autoscaler = |kind: &str, version: &str, least: i32| {
+        let target = json!({"apiVersion": version, "kind": kind, "name": "busy"});
+        let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}});
+        let spec = json!({"minReplicas": least, "maxReplicas": 4, "scaleTargetRef": target, "metrics": [metric]});
+        json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "rush-hour"}, "spec": spec})
+    };
+    test.space.apply(&autoscaler("Deployment", "apps/v1", 2)).await?;
+    app.space.apply(&app.rollout).await?;
+    let waits = |status: &RolloutStatus| {
+        status.message.starts_with("waits until HorizontalPodAutoscaler rush-hour no longer scales Deployment busy")
+    };
+    test.space.until("busy", "it names the autoscaler", seconds(30), waits).await?;
+    let deployment = test.space.get("Deployment", "busy").await?;
+    ensure!(deployment["spec"]["paused"].is_null() && deployment["spec"]["replicas"] == 2, "it is touched: {}", deployment["spec"]);
+    same_pods(&before, &test.space.pods("app=busy").await?)?;
+
+    test.space.apply(&autoscaler("Rollout", "sluice.dev/v1alpha1", 3)).await?;
+    app.space.until_healthy("busy", "sluice.dev/app:v1", seconds(60)).await?;
+    wait_for("the autoscaler has scaled what serves to 3", seconds(60), async || {
+        let pods = test.space.pods("app=busy").await?;
+        let kept = before.keys().all(|uid| pods.contains_key(uid));
+        Ok(when(kept && pods.len() == 3 && pods.values().all(|pod| pod.ready), || format!("{pods:?}")))
+    })
+    .await?;
+    test.say("an autoscaler of the Deployment holds the take-over and is named; of the Rollout, it scales it");
+    Ok(())
 }
 
 fn same_pods(before: &BTreeMap<String, PodFacts>, after: &BTreeMap<String, PodFacts>) -> Result<()> {
