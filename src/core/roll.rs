@@ -1,6 +1,7 @@
 //! The canary: from the first write of a rollout to its promotion.
 
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
     draft::{Draft, Flow, Pending, Stage, Waiting, wait},
@@ -282,7 +283,11 @@ impl Draft<'_> {
             (None, true) => Some(Shortfall { since: time, recovered_at: None }),
             (Some(s), true) => match s.recovered_at.as_ref().is_some_and(|at| now.duration_since(at.0) >= RECOVERED_AFTER) {
                 true => Some(Shortfall { since: time, recovered_at: None }),
-                false => Some(Shortfall { since: s.since, recovered_at: None }),
+                // The time in which it was not short does not count.
+                false => {
+                    let well = s.recovered_at.as_ref().map_or(SignedDuration::ZERO, |at| now.duration_since(at.0));
+                    Some(Shortfall { since: MicroTime(s.since.0 + well), recovered_at: None })
+                }
             },
             (Some(s), false) => match &s.recovered_at {
                 None => Some(Shortfall { since: s.since, recovered_at: Some(time) }),
