@@ -324,5 +324,6 @@ pub struct HistogramQuantile {
 }
 
 fn url() -> Rule {
-    Rule::new("self.matches('^https?://[^/]')").message("a URL begins with http:// or https:// and a host: http://prometheus.monitoring:9090")
+    Rule::new("self.matches('^https?://[^/]')")
+        .message("a URL begins with http:// or https:// and a host: http://prometheus.monitoring:9090")
 }

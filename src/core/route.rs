@@ -231,11 +231,12 @@ impl<'a> Route<'a> {
             let wholes = self.split(&rule, Weight::FULL).into_iter().map(|b| b.weight).filter(|whole| *whole > 0);
             let (least, most) = wholes.fold((MAX_WEIGHT, 0), |(least, most), whole| (least.min(whole), most.max(whole)));
             if most > MAX_WEIGHT || least < MIN_WHOLE {
+                let (kind, name, service) = (self.view.kind, &self.view.meta.name, self.pair.service);
                 return Err(invalid(
                     "spec.traffic.routes",
                     format!(
-                        "the weights of rule {} of {} are too large to be split: divide them all by the same number",
-                        rule.at, self.view.meta.name
+                        "the weights of spec.rules[{}] of {kind} {name} cannot be multiplied so that the part of {service} can be split into percents, as no weight may be above {MAX_WEIGHT}: divide them all by the same number, or give {service} a larger part",
+                        rule.at
                     ),
                 ));
             }
@@ -244,8 +245,9 @@ impl<'a> Route<'a> {
                 return Err(invalid(
                     "spec.traffic.routes",
                     format!(
-                        "rule {} of {} has {} backends; with the canary's it would have more than {MAX_BACKENDS}, the Gateway API's limit: split the rule",
+                        "spec.rules[{}] of {} {} has {} backends; with the canary's it would have more than {MAX_BACKENDS}, the Gateway API's limit: take one out, or give some of them a rule of their own",
                         rule.at,
+                        self.view.kind,
                         self.view.meta.name,
                         rule.live.len()
                     ),

@@ -220,7 +220,9 @@ impl Spec {
 pub fn check(obs: &Observed, spec: &Spec) -> Result<(), Invalid> {
     if let Some(rival) = &obs.rival {
         let Rival { rollout, field, what } = rival;
-        let mend = format!("{what} belongs to Rollout {rollout} already, which is older: name another one here, or delete one of the two Rollouts");
+        let mend = format!(
+            "{what} belongs to Rollout {rollout} already, which is older: name another one here, or delete one of the two Rollouts"
+        );
         return Err(invalid(*field, mend));
     }
     if spec.has_traffic && spec.traffic.canary_service() == spec.traffic.service {

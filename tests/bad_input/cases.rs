@@ -42,7 +42,7 @@ fn case(name: &str, edits: serde_yaml_ng::Value) -> Case {
     let of_live = edits.iter().any(|(path, _)| path == "(of a live one)");
     let named = edits.iter().position(|(path, _)| path == "(says)").map(|at| edits.remove(at).1);
     edits.retain(|(path, _)| path != "(of a live one)");
-    let leaves = edits.iter().flat_map(|(path, _)| path.split('/').rev().filter(|part| part.parse::<usize>().is_err()).take(2));
+    let leaves = edits.iter().flat_map(|(path, _)| path.split(['/', ' ']).rev().filter(|part| part.parse::<usize>().is_err()).take(2));
     let fields = match named {
         Some(text) => vec![text.as_str().unwrap().to_owned()],
         None => leaves.filter(|part| !part.is_empty()).map(str::to_owned).collect(),

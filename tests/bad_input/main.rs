@@ -3,6 +3,7 @@
 #![cfg(feature = "sim")]
 
 mod cases;
+mod mutations;
 #[allow(dead_code)]
 #[path = "../rollouts/shop.rs"]
 mod shop;
@@ -73,10 +74,11 @@ fn a_bad_edit_of_a_rollout_is_refused_and_changes_nothing() {
     let text = told(cases("rollout-edited"), |case| {
         let mut shop = half.clone();
         let before = Running::of(&shop);
-        if submit(&mut shop, case.edited(&good)).is_none() {
-            shop.wait(60);
-            before.stands(&shop, &case.name);
+        if let Some(refused) = submit(&mut shop, case.edited(&good)) {
+            return refused;
         }
+        shop.wait(60);
+        before.stands(&shop, &case.name);
         shop.apply(Watched::Rollout, good.clone());
         shop.until("goes on where it was", waits_halfway);
         assert!(shop.drive.promises.broken.is_empty(), "{}: {:#?}", case.name, shop.drive.promises.broken);
@@ -97,6 +99,9 @@ fn a_bad_new_rollout_is_refused_and_takes_nothing_over() {
         let mut shop = start.clone();
         let bad = case.edited(&good);
         let answer = trial::rollout(&mut shop, case, bad.clone());
+        if answer.who == "API server" {
+            return answer;
+        }
         trial::mend(&mut shop, bad["metadata"]["name"].as_str().unwrap(), &good);
         ends_healthy(&mut shop);
         answer
@@ -163,8 +168,10 @@ fn a_bad_template_is_refused_or_holds_the_rollout_until_it_is_mended() {
         let text = told(cases(file), |case| {
             let mut shop = rest.clone();
             let before = Running::of(&shop);
-            let refused = submit(&mut shop, case.edited(&template));
-            let answer = refused.unwrap_or_else(|| trial::deployed(&mut shop, &before, case));
+            if let Some(refused) = submit(&mut shop, case.edited(&template)) {
+                return refused;
+            }
+            let answer = trial::deployed(&mut shop, &before, case);
             trial::apply(&mut shop, kind, template.clone()).unwrap();
             ends_healthy(&mut shop);
             answer
@@ -188,7 +195,6 @@ fn a_bad_run_is_refused_or_says_what_is_wrong_with_it() {
             Answer::new(who, status["message"].as_str().unwrap_or_default())
         });
         before.stands(&shop, &case.name);
-        ends_healthy(&mut shop);
         answer
     });
     insta::assert_snapshot!("analysisrun", text);
@@ -203,8 +209,14 @@ fn a_bad_command_is_refused_and_leaves_the_rollout_where_it_is() {
     let text = told(cases("rolloutaction"), |case| {
         let mut shop = half.clone();
         let before = Running::of(&shop);
-        let live = case.of_live.then(|| trial::apply(&mut shop, Watched::RolloutAction, json!({"apiVersion": action["apiVersion"],
-            "kind": action["kind"], "metadata": action["metadata"], "spec": {"rollout": "nobody", "verb": "Pause", "revision": "x"}})));
+        let live = case.of_live.then(|| {
+            trial::apply(
+                &mut shop,
+                Watched::RolloutAction,
+                json!({"apiVersion": action["apiVersion"],
+            "kind": action["kind"], "metadata": action["metadata"], "spec": {"rollout": "nobody", "verb": "Pause", "revision": "x"}}),
+            )
+        });
         assert!(live.is_none_or(|done| done.is_ok()));
         let mut bad = case.edited(&action);
         if bad["spec"]["toRevision"] == "(the same)" {
@@ -217,7 +229,7 @@ fn a_bad_command_is_refused_and_leaves_the_rollout_where_it_is() {
             Answer::new(who, status["message"].as_str().unwrap_or("it has no outcome"))
         });
         before.stands(&shop, &case.name);
-        ends_healthy(&mut shop);
+        assert!(waits_halfway(&shop));
         Answer { message: answer.message.replace(status["canaryRevision"].as_str().unwrap(), "CANARY"), ..answer }
     });
     insta::assert_snapshot!("rolloutaction", text);

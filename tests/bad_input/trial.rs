@@ -23,7 +23,9 @@ impl Answer {
     }
 
     fn refused(message: &str) -> Self {
-        Self::new("API server", message.split_once("is invalid: ").map_or(message, |(_, own)| own))
+        let own = message.split_once("is invalid: ").map_or(message, |(_, own)| own);
+        let own = own.split_once(", <nil>: ").map_or(own, |(own, _)| own.trim_start_matches('['));
+        Self::new("API server", own)
     }
 }
 
@@ -36,7 +38,8 @@ impl Running {
         let spec = |kind, name| json!([format!("{kind:?} {name}"), shop.get(kind, name)["spec"]]);
         let mut pods: Vec<&str> = shop.drive.api.list("pods").filter_map(|pod| pod["metadata"]["uid"].as_str()).collect();
         pods.sort_unstable();
-        let kinds = [(Watched::HttpRoute, "shop"), (Watched::Service, "api"), (Watched::Service, "api-canary"), (Watched::Deployment, "api")];
+        let kinds =
+            [(Watched::HttpRoute, "shop"), (Watched::Service, "api"), (Watched::Service, "api-canary"), (Watched::Deployment, "api")];
         Self(kinds.into_iter().map(|(kind, name)| spec(kind, name)).chain([json!(pods)]).collect())
     }
 
@@ -66,13 +69,12 @@ fn answered(shop: &mut Shop, method: &str, path: String, query: &str, content_ty
     if response.status < 400 { Ok(()) } else { Err(response.body["message"].as_str().unwrap_or_default().to_owned()) }
 }
 
-/// Applies a manifest of ours; the API server's answer, if it refuses it. Then the object is as it was.
+/// Applies a manifest of ours; the API server's answer, if it refuses it. Then everything is as it was.
 pub fn submit(shop: &mut Shop, object: Value) -> Option<Answer> {
     let kind = Watched::ALL.into_iter().find(|kind| kind.resource().kind == object["kind"].as_str().unwrap()).unwrap();
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let before = shop.get(kind, &name);
+    let before = shop.drive.api.revision();
     let why = apply(shop, kind, object).err()?;
-    assert_eq!(shop.get(kind, &name), before);
+    assert_eq!(shop.drive.api.revision(), before, "nothing was written");
     Some(Answer::refused(&why))
 }
 
@@ -141,7 +143,7 @@ pub fn put_spec_back(shop: &mut Shop, kind: Watched, name: &str, before: &Value)
 pub fn mend(shop: &mut Shop, bad: &str, good: &Value) {
     let again = match apply(shop, Watched::Rollout, good.clone()) {
         Ok(()) => false,
-        Err(why) => why.contains("delete this Rollout"),
+        Err(why) => why.contains("delete this Rollout") || panic!("{why}"),
     };
     if again || good["metadata"]["name"] != bad && !shop.get(Watched::Rollout, bad).is_null() {
         shop.send("DELETE", &path(Watched::Rollout, NS, bad), "person", "application/json", json!({}));

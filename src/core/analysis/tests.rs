@@ -357,7 +357,7 @@ fn faults_of_a_metric_are_named_by_field() {
         (Metric { max: Some(1.0), ..metric("x") }, "min"),
         (Metric { min: None, success_condition: Some("result >".into()), ..metric("x") }, "successCondition"),
         (Metric { min: None, failure_condition: Some("reslt > 1".into()), ..metric("x") }, "failureCondition"),
-        (query("x", "up{a=\"{{args.x}}\"}"), "prometheus"),
+        (query("x", "up{a=\"{{args.x}}\"}"), "prometheus.query"),
         (Metric { prometheus: Some(provider("http://user:pass@x")), ..metric("x") }, "prometheus.address"),
         (Metric { prometheus: Some(provider("ftp://x")), ..metric("x") }, "prometheus.address"),
         (
