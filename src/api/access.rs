@@ -73,11 +73,11 @@ pub struct BasicAuth {
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
     /// Key of the user's name in the Secret's data. Default `username`.
-    #[serde(default = "username")]
+    #[serde(default = "username", skip_serializing_if = "is_username")] // no default in the schema: it would outlive the rest
     #[schemars(length(min = 1, max = 253))]
     pub username_key: String,
     /// Key of the password in the Secret's data. Default `password`.
-    #[serde(default = "password")]
+    #[serde(default = "password", skip_serializing_if = "is_password")]
     #[schemars(length(min = 1, max = 253))]
     pub password_key: String,
 }
@@ -127,6 +127,14 @@ fn reserved_headers() -> Rule {
 
 fn username() -> String {
     "username".to_owned()
+}
+
+fn is_username(key: &str) -> bool {
+    key == username()
+}
+
+fn is_password(key: &str) -> bool {
+    key == password()
 }
 
 fn password() -> String {

@@ -24,7 +24,7 @@ pub enum TemplateError {
     Escaped { name: String },
     #[error("unknown variable {{{{{name}}}}}: known are {known}")]
     UnknownVariable { name: String, known: String },
-    #[error("{{{{args.{name}}}}} is not declared: {known}")]
+    #[error("{{{{args.{name}}}}} is not declared: declare it under args, or mend its name ({known})")]
     UnknownArgument { name: String, known: String },
     #[error("{{{{{name}}}}} has no value here: {why}")]
     NoValue { name: String, why: &'static str },

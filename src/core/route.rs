@@ -235,7 +235,7 @@ impl<'a> Route<'a> {
                 return Err(invalid(
                     "spec.traffic.routes",
                     format!(
-                        "the weights of spec.rules[{}] of {kind} {name} cannot be multiplied so that the part of {service} can be split into percents, as no weight may be above {MAX_WEIGHT}: divide them all by the same number, or give {service} a larger part",
+                        "the weights of spec.rules[{}] of {kind} {name} cannot be multiplied so that the part of {service} can be split into percents, as no weight may be above 1,000,000: divide them all by the same number, or give {service} a larger part",
                         rule.at
                     ),
                 ));

@@ -144,7 +144,10 @@ fn parse_step(index: usize, step: &crate::api::rollout::Step) -> Result<StepKind
     let field = format!("spec.strategy.canary.steps[{index}]");
     match (step.set_weight, &step.set_canary_scale, &step.pause, &step.analysis) {
         (Some(weight), None, None, None) => Weight::from_percent(weight).map(StepKind::SetWeight).ok_or_else(|| {
-            invalid(format!("{field}.setWeight"), format!("{weight} is not a percentage from 0 to 100 with at most 3 decimals"))
+            invalid(
+                format!("{field}.setWeight"),
+                format!("{weight} is not a percentage from 0 to 100 with at most 3 decimals: write it as 0.5 or 33.333"),
+            )
         }),
         (None, Some(scale), None, None) => match (scale.replicas, scale.percent, scale.match_traffic_weight) {
             (Some(replicas), None, None) => Ok(StepKind::SetScale(Scale::Replicas(replicas))),

@@ -150,8 +150,23 @@ fn survives(start: &Shop, schema: &Value, seed: u64) {
     assert!(shop.drive.promises.broken.is_empty(), "{:#?}\nit did {:#?}", shop.drive.promises.broken, shop.drive.tail());
 }
 
+/// Twelve, unless PROPTEST_CASES says more.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12)
+}
+
+/// An optional part whose fields had defaults in the schema left them behind, and the good manifest was refused.
+#[test]
+fn a_part_that_is_taken_out_of_the_manifest_is_gone() {
+    let (mut shop, good) = (halfway(), good("rollout"));
+    let mut more = good.clone();
+    more["spec"]["strategy"]["canary"]["analysis"]["metrics"][0]["prometheus"]["basicAuth"] = json!({"secretName": "login"});
+    apply(&mut shop, Watched::Rollout, more).unwrap();
+    apply(&mut shop, Watched::Rollout, good).unwrap();
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn whatever_is_made_of_a_rollout_in_mid_rollout_breaks_no_promise_and_the_good_one_ends_healthy(seed in any::<u64>()) {
         thread_local!(static START: (Shop, Value) = (halfway(), schema()));

@@ -85,7 +85,7 @@ pub fn rollout(shop: &mut Shop, case: &Case, bad: Value) -> Answer {
     if let Some(answer) = submit(shop, bad) {
         return answer;
     }
-    shop.wait(60);
+    shop.wait(20);
     let answer = says(shop, &name);
     if answer.who != "nobody" {
         before.stands(shop, &case.name);
@@ -101,7 +101,7 @@ pub fn deployed(shop: &mut Shop, before: &Running, case: &Case) -> Answer {
     let answer = says(shop, "api");
     if answer.who == "nobody" {
         shop.deploy("app:v2");
-        shop.wait(90);
+        shop.wait(20);
     } else {
         before.stands(shop, &case.name);
     }

@@ -167,3 +167,19 @@ fn traffic_is_neither_added_nor_taken_away() {
     assert_eq!(answer.status, 422);
     assert!(answer.body["message"].as_str().unwrap().contains("spec.traffic cannot be added or taken away"), "{}", answer.body);
 }
+
+/// More pods at each step are a short wait each time. What lies between them is no lack of progress.
+#[test]
+fn many_short_waits_are_not_taken_for_one_that_is_longer_than_the_deadline() {
+    let mut shop = Shop::without_rollout();
+    shop.scale("api", 8);
+    shop.wait(10);
+    let slow = (1..8).flat_map(|n| [json!({"setWeight": 12.5 * f64::from(n)}), json!({"pause": {"duration": "40s"}})]).collect();
+    let mut over = steps(slow);
+    over["progressDeadlineSeconds"] = json!(60);
+    shop.rollout("api", over);
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.deploy("app:v2");
+    shop.until("at an end", |s| s.is_aborted() || s.is_healthy("api"));
+    assert_eq!((shop.phase(), shop.image_that_serves()), ("Healthy".into(), "app:v2".into()), "{}", shop.status("api")["message"]);
+}
