@@ -447,6 +447,7 @@ impl<'a> Route<'a> {
     /// Every parent that reports has taken up the route as it stands. The error says who has not, or refuses it.
     pub fn accepted(&self) -> Result<(), String> {
         let generation = self.view.meta.generation;
+        let route = format!("{} {}", self.view.kind, self.view.meta.name);
         let ours = self.record().is_some_and(|record| !record.unresolved);
         for parent in &self.view.parents {
             let Some(accepted) = &parent.accepted else { continue };
@@ -454,13 +455,13 @@ impl<'a> Route<'a> {
                 continue; // a parent that does not report generations: it gets the grace time
             }
             if accepted.observed_generation < generation {
-                return Err(format!("{} has not taken up the last change of {} yet", parent.name, self.view.meta.name));
+                return Err(format!("{} has not taken up the last change of {route} yet", parent.name));
             }
             if !accepted.status {
-                return Err(format!("{} does not accept {}: {}", parent.name, self.view.meta.name, accepted.message));
+                return Err(format!("{} does not accept {route}: {}", parent.name, accepted.message));
             }
             if let Some(resolved) = parent.resolved.as_ref().filter(|r| ours && !r.status && r.observed_generation >= generation) {
-                return Err(format!("{} cannot resolve the backends of {}: {}", parent.name, self.view.meta.name, resolved.message));
+                return Err(format!("{} cannot resolve the backends of {route}: {}", parent.name, resolved.message));
             }
         }
         Ok(())

@@ -143,7 +143,10 @@ pub fn put_spec_back(shop: &mut Shop, kind: Watched, name: &str, before: &Value)
 pub fn mend(shop: &mut Shop, bad: &str, good: &Value) {
     let again = match apply(shop, Watched::Rollout, good.clone()) {
         Ok(()) => false,
-        Err(why) => why.contains("delete this Rollout") || panic!("{why}"),
+        Err(why) => {
+            assert!(why.contains("delete this Rollout"), "{why}");
+            true
+        }
     };
     if again || good["metadata"]["name"] != bad && !shop.get(Watched::Rollout, bad).is_null() {
         shop.send("DELETE", &path(Watched::Rollout, NS, bad), "person", "application/json", json!({}));

@@ -11,12 +11,10 @@ use super::{halfway, shop::Shop};
 
 /// Ways through a rollout that between them meet most of what can be said.
 fn ways() -> Vec<Shop> {
-    let promoted = || {
-        let mut shop = halfway();
-        shop.command("Promote");
-        shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v2");
-        shop
-    };
+    let (open, half) = (Shop::open(), halfway());
+    let mut promoted = half.clone();
+    promoted.command("Promote");
+    promoted.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v2");
     let commands = |mut shop: Shop, verbs: &[&str]| {
         for verb in verbs {
             shop.command(verb);
@@ -25,28 +23,28 @@ fn ways() -> Vec<Shop> {
         shop
     };
     let bad = |spoil: fn(&mut Shop)| {
-        let mut shop = Shop::open();
+        let mut shop = open.clone();
         spoil(&mut shop);
         shop.deploy("app:v2");
         shop.wait(200);
         shop
     };
-    let mut contested = halfway();
+    let mut contested = half.clone();
     for _ in 0..4 {
         contested.put_back(&[Watched::HttpRoute]);
         contested.wait(20);
     }
     contested.put_back(&[Watched::Service]);
     contested.wait(60);
-    let mut deleted = promoted();
+    let mut deleted = promoted.clone();
     deleted.send("DELETE", &sluice::sim::drive::path(Watched::Rollout, super::shop::NS, "api"), "person", "application/json", json!({}));
     deleted.wait(120);
-    let mut other = halfway();
+    let mut other = half.clone();
     other.deploy("app:v3");
     other.wait(60);
     other.deploy("app:v1");
     other.wait(120);
-    let mut edited = halfway();
+    let mut edited = half.clone();
     edited.rollout("api", json!({"strategy": {"canary": {"steps": [{"setWeight": 60}, {"pause": {}}]}}}));
     edited.wait(60);
     edited.rollout("api", json!({"paused": true}));
@@ -59,8 +57,8 @@ fn ways() -> Vec<Shop> {
     without_traffic.deploy("app:v2");
     without_traffic.wait(300);
     vec![
-        commands(promoted(), &["Restart", "Undo", "Undo", "Retry"]),
-        commands(halfway(), &["Pause", "Resume", "SkipStep", "SkipStep", "Retry", "Abort", "Abort", "Promote", "Retry", "PromoteFull"]),
+        commands(promoted, &["Restart", "Undo", "Undo", "Retry"]),
+        commands(half, &["Pause", "Resume", "SkipStep", "SkipStep", "Retry", "Abort", "Abort", "Promote", "Retry", "PromoteFull"]),
         bad(|shop| shop.drive.bad.extend(["app:v2".to_owned()])),
         bad(|shop| shop.drive.cluster.kubelet.set_behaviour("app:v2", Behaviour::never_ready())),
         contested,
