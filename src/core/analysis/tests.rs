@@ -333,7 +333,10 @@ fn templates_and_arguments_become_metrics() {
         (analysis(&["a"], &[job.clone(), arg("jbo", Some("x"))], &[]), "argument \"jbo\" is declared by none of the templates"),
         (analysis(&["a"], std::slice::from_ref(&job), &[query("q", "y")]), "two metrics are called \"q\": rename one"),
         (analysis(&["a", "same"], &[job], &[]), "two templates have different defaults for the argument \"path\""),
-        (analysis(&["wrong"], &[], &[]), "metric w: prometheus: {{args.nope}} is not declared: there are no args"),
+        (
+            analysis(&["wrong"], &[], &[]),
+            "metric w of AnalysisTemplate \"wrong\": prometheus.query: {{args.nope}} is not declared: declare it under args",
+        ),
     ] {
         let error = resolve(&analysis, &templates, true).unwrap_err();
         assert!(error.starts_with(message), "{error}");
