@@ -79,11 +79,11 @@ fn said(shops: &[Shop]) -> BTreeSet<String> {
         (r"\b\d+(\.\d+)?\b", "N"),
     ];
     let patterns = patterns.map(|(pattern, word)| (Regex::new(pattern).unwrap(), word));
-    let line = Regex::new(r"^\S+ (?:api|other): (status|event \w+): (.+)$").unwrap();
+    let line = Regex::new(r"^\S+ (?:api|other): status: (?:(event \w+): )?(.+)$").unwrap();
     let lines = shops.iter().flat_map(|shop| &shop.drive.log).filter_map(|text| line.captures(text));
     lines
         .map(|found| {
-            let what = if &found[1] == "status" { "" } else { &found[1] };
+            let what = found.get(1).map_or("", |event| event.as_str());
             let text = patterns.iter().fold(found[2].to_owned(), |text, (pattern, word)| pattern.replace_all(&text, *word).into_owned());
             format!("{what:<24}{text}").trim_end().to_owned()
         })
