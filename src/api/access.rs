@@ -51,11 +51,13 @@ impl Access {
 #[serde(rename_all = "camelCase")]
 pub struct Header {
     /// Name of the header.
-    #[schemars(length(min = 1, max = 64), regex(pattern = "^[-a-zA-Z0-9_]+$"))]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[-a-zA-Z0-9_]+$')").message("the name of a header has letters, digits, '-' and '_': X-Scope-OrgID"))]
     pub name: String,
     /// Its value, written here: for what is no secret.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[\x20-\x7e]+$"))]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^[ -~]+$')").message("the value of a header has printable ASCII characters alone, in one line"))]
     pub value: Option<String>,
     /// Its value, from a Secret.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,11 +73,11 @@ pub struct BasicAuth {
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
     /// Key of the user's name in the Secret's data. Default `username`.
-    #[serde(default = "username")]
+    #[serde(default = "username", skip_serializing_if = "is_username")] // no default in the schema: it would outlive the rest
     #[schemars(length(min = 1, max = 253))]
     pub username_key: String,
     /// Key of the password in the Secret's data. Default `password`.
-    #[serde(default = "password")]
+    #[serde(default = "password", skip_serializing_if = "is_password")]
     #[schemars(length(min = 1, max = 253))]
     pub password_key: String,
 }
@@ -125,6 +127,14 @@ fn reserved_headers() -> Rule {
 
 fn username() -> String {
     "username".to_owned()
+}
+
+fn is_username(key: &str) -> bool {
+    key == username()
+}
+
+fn is_password(key: &str) -> bool {
+    key == password()
 }
 
 fn password() -> String {

@@ -1,6 +1,6 @@
 //! Metrics and their judges: `AnalysisTemplate`, `ClusterAnalysisTemplate`, and the parts that a Rollout may hold inline.
 
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, core::Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -88,7 +88,8 @@ impl std::fmt::Display for TemplateRef {
 #[serde(rename_all = "camelCase")]
 pub struct Argument {
     /// Name, used as `{{args.<name>}}`.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-zA-Z_][a-zA-Z0-9_-]*$"))]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z_][a-zA-Z0-9_-]*$')").message("the name of an argument begins with a letter or '_', and goes on with letters, digits, '_' and '-'"))]
     pub name: String,
     /// Value. May be left out in a template: then whoever uses the template must give one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,7 +111,8 @@ pub struct Argument {
 #[serde(rename_all = "camelCase")]
 pub struct Metric {
     /// Name of the metric, unique in its list.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$')").message("the name of a metric has letters, digits, '-', '_' and '.', and begins and ends with a letter or digit: success-rate"))]
     pub name: String,
 
     /// A ready-made query. `contour/*` reads Envoy's own numbers for the canary Service behind Contour, `pods/*` the numbers of the
@@ -236,7 +238,8 @@ pub enum ProviderErrorPolicy {
 pub struct PrometheusProvider {
     /// Base URL, such as `http://prometheus.monitoring:9090`. Default: the address that Sluice was installed with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048), regex(pattern = "^https?://.+"))]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = url())]
     pub address: Option<String>,
     /// The query. A result with one series is a number, with several a list.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -278,7 +281,8 @@ pub struct ScrapeProvider {
     /// URL to read, such as `http://envoy-metrics.projectcontour:8002/stats/prometheus`; a template as queries are. Where the name
     /// stands for several addresses (a headless Service), each is read. Default: every ready pod of the canary.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048), regex(pattern = "^https?://.+"))]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = url())]
     pub url: Option<String>,
     /// Port of the pods. Default: the pod's annotation `prometheus.io/port`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -286,7 +290,8 @@ pub struct ScrapeProvider {
     pub port: Option<i32>,
     /// Path of the pods. Default: the pod's annotation `prometheus.io/path`, else `/metrics`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024), regex(pattern = "^/.*"))]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.startsWith('/')").message("a path begins with '/': /metrics"))]
     pub path: Option<String>,
     /// Two counter selectors; the value is the quotient of their increases, in percent, the denominator's increase the number of samples.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -316,4 +321,9 @@ pub struct HistogramQuantile {
     /// The quantile, above 0 and below 1: 0.99.
     #[schemars(range(min = 0, max = 1))]
     pub quantile: f64,
+}
+
+fn url() -> Rule {
+    Rule::new("self.matches('^https?://[^/]')")
+        .message("a URL begins with http:// or https:// and a host: http://prometheus.monitoring:9090")
 }

@@ -16,8 +16,17 @@ pub struct Span {
     value: SignedDuration,
 }
 
-/// The pattern that the CRD checks, so that the API server refuses what [`Span`] cannot parse.
-pub const SPAN_PATTERN: &str = "^([0-9]{1,7}h)?([0-9]{1,7}m)?([0-9]{1,7}s)?([0-9]{1,7}ms)?$";
+/// The rules that the CRD checks, so that the API server refuses what [`Span`] cannot parse.
+const SPAN_RULES: [(&str, &str); 2] = [
+    (
+        "self.matches('^([0-9]{1,7}h)?([0-9]{1,7}m)?([0-9]{1,7}s)?([0-9]{1,7}ms)?$')",
+        "write whole numbers with units (h, m, s, ms), largest first: 30s, 5m, 1h30m",
+    ),
+    (
+        "!self.matches('^([0-9]{1,7}h)?([0-9]{1,7}m)?([0-9]{1,7}s)?([0-9]{1,7}ms)?$') || duration(self) <= duration('8784h')",
+        "a span of time is at most 366 days (8784h): write a shorter one",
+    ),
+];
 
 const MAX: SignedDuration = SignedDuration::from_hours(8784);
 
@@ -89,7 +98,8 @@ impl JsonSchema for Span {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": SPAN_PATTERN, "minLength": 2, "maxLength": 32 })
+        let rules = SPAN_RULES.map(|(rule, message)| serde_json::json!({ "rule": rule, "message": message }));
+        json_schema!({ "type": "string", "minLength": 2, "maxLength": 32, "x-kubernetes-validations": rules })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The `Rollout`: a workload and how a new version of it goes live.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, core::Rule};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,7 @@ pub struct RolloutSpec {
 
     /// Label selector for the pods of `template`. Must match the template's labels. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("(has(self.matchLabels) && self.matchLabels.size() > 0) || (has(self.matchExpressions) && self.matchExpressions.size() > 0)").message("spec.selector must name at least one label of the template, such as matchLabels: {app: api}"))]
     pub selector: Option<LabelSelector>,
 
     /// The pod template, as in a Deployment. Exactly one of `workloadRef` and `template` is set.
@@ -82,7 +83,7 @@ pub struct RolloutSpec {
     pub revision_history_limit: i32,
 
     /// Holds the rollout at the step it is at until this is false again. An abort still works. Default false.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
 
     /// Pods of the version that serves which are older than this are restarted, one after the other, while no rollout is running; a
@@ -119,16 +120,22 @@ pub enum WorkloadKind {
 
 /// The Services and routes through which weights take effect.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.canaryService) || self.canaryService != self.service").message("canaryService must be another Service than service: leave it out for the default (<service>-canary)"),
+    validation = Rule::new("has(self.canaryService) || self.service.size() <= 56").message("the canary Service would be called <service>-canary, which is longer than the 63 characters that a Service's name may have: set canaryService to a shorter name")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Traffic {
     /// The application's Service as it stands in Git. It is always the stable role.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = service_name())]
     pub service: String,
 
     /// The Service of the canary role. Default `<service>-canary`: used as it stands if it exists, else made while a rollout runs
     /// and removed after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = service_name())]
     pub canary_service: Option<String>,
 
     /// The routes whose weights are moved: every rule that points at `service` is split. At least one, at most 16.
@@ -213,8 +220,7 @@ pub struct Strategy {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Canary {
-    /// The steps, done one after the other. At most 64.
-    #[serde(default)]
+    /// The steps, done one after the other. At most 64. An empty list: all traffic at once, as soon as the new version is ready.
     #[schemars(length(max = 64))]
     pub steps: Vec<Step>,
 
@@ -324,6 +330,11 @@ impl RolloutSpec {
             steps.chain(canary.analysis.iter().map(|background| &background.analysis)).flat_map(|analysis| &analysis.templates)
         })
     }
+}
+
+fn service_name() -> Rule {
+    Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("no Service can have this name: write small letters, digits and '-', as in metadata.name of the Service")
 }
 
 fn default_progress_deadline() -> i32 {

@@ -241,7 +241,7 @@ impl<'a> Draft<'a> {
         for route in self.routes() {
             let off = weight == Weight::ZERO && route.is_off(self.spec.denominator());
             if !off && !route.has(weight, self.spec.denominator()) {
-                return Err(format!("waits for {} to give the canary {weight}", route.view.meta.name));
+                return Err(format!("waits for {} {} to give the canary {weight}", route.view.kind, route.view.meta.name));
             }
             route.accepted().map_err(|why| format!("waits for the gateway: {why}"))?;
         }

@@ -34,7 +34,7 @@ impl Draft<'_> {
         self.actions.clear(); // a write that is refused must not hold this one up; the others are planned again
         self.write_weight(Weight::ZERO, Some(canary));
         self.mark_rejected(canary, reason);
-        let step = self.status.current_step.as_ref().map(|s| format!(" at step {} of {}", s.index + 1, self.spec.steps.len() + 1));
+        let step = self.status.current_step.as_ref().map(|s| format!(" (at step {} of {})", s.index + 1, self.spec.steps.len() + 1));
         self.remember(RolloutOutcome::Aborted, format!("{reason}{}", step.unwrap_or_default()));
         self.status.rejected = vec![Rejected { revision: canary.to_owned(), reason: reason.to_owned(), at: self.time() }];
         self.status.current_step = None;

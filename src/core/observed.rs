@@ -43,7 +43,7 @@ pub struct Observed {
     /// What the API server makes of the present template, if it was asked (see `revision::question`).
     pub dry_run: Option<DryRun>,
     /// Another Rollout, older than this one, that names the same Service or Deployment.
-    pub rival: Option<String>,
+    pub rival: Option<Rival>,
 }
 
 /// What decisions need of an object's metadata.
@@ -235,4 +235,13 @@ impl ServiceView {
     pub fn serves_only(&self, hash: &str, at_least: usize) -> bool {
         self.ready_endpoints().all(|e| e.hash.as_deref() == Some(hash)) && self.ready_endpoints().count() >= at_least
     }
+}
+
+/// An older Rollout that names the same workload or Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    pub rollout: String,
+    /// The field that names what both want.
+    pub field: &'static str,
+    pub what: String,
 }

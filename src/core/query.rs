@@ -24,7 +24,7 @@ pub enum TemplateError {
     Escaped { name: String },
     #[error("unknown variable {{{{{name}}}}}: known are {known}")]
     UnknownVariable { name: String, known: String },
-    #[error("{{{{args.{name}}}}} is not declared: {known}")]
+    #[error("{{{{args.{name}}}}} is not declared: declare it under args, or mend its name ({known})")]
     UnknownArgument { name: String, known: String },
     #[error("{{{{{name}}}}} has no value here: {why}")]
     NoValue { name: String, why: &'static str },
@@ -313,7 +313,7 @@ mod tests {
             error("{{nmespace}}"),
             "unknown variable {{nmespace}}: known are namespace, rollout, service, canary.service, stable.hash, canary.hash, interval, args.<name>"
         );
-        assert_eq!(error("{{args.jb}}"), "{{args.jb}} is not declared: known args are job");
+        assert_eq!(error("{{args.jb}}"), "{{args.jb}} is not declared: declare it under args, or mend its name (known args are job)");
         assert_eq!(error("a {{interval"), "{{ without }} at character 3: write {{name}}");
         assert_eq!(validate("{{args.job}}", &scope), Ok(()));
         assert_eq!(validate("{{args.later}}", &Scope { traffic: true, args: None }), Ok(()), "not known yet");

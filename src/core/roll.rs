@@ -151,7 +151,7 @@ impl Draft<'_> {
                 return Err(format!("waits for {} {}: it does not exist yet", reference.kind, reference.name));
             };
             if let Some(rule) = super::route::missing_rules(reference, view).first() {
-                return Err(format!("waits for rule {rule} in {} {}", reference.kind, reference.name));
+                return Err(format!("waits for a rule that is named {rule} in {} {}: none is", reference.kind, reference.name));
             }
         }
         for route in self.routes() {

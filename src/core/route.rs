@@ -231,11 +231,12 @@ impl<'a> Route<'a> {
             let wholes = self.split(&rule, Weight::FULL).into_iter().map(|b| b.weight).filter(|whole| *whole > 0);
             let (least, most) = wholes.fold((MAX_WEIGHT, 0), |(least, most), whole| (least.min(whole), most.max(whole)));
             if most > MAX_WEIGHT || least < MIN_WHOLE {
+                let (kind, name, service) = (self.view.kind, &self.view.meta.name, self.pair.service);
                 return Err(invalid(
                     "spec.traffic.routes",
                     format!(
-                        "the weights of rule {} of {} are too large to be split: divide them all by the same number",
-                        rule.at, self.view.meta.name
+                        "the weights of spec.rules[{}] of {kind} {name} cannot be multiplied so that the part of {service} can be split into percents, as no weight may be above 1,000,000: divide them all by the same number, or give {service} a larger part",
+                        rule.at
                     ),
                 ));
             }
@@ -244,8 +245,9 @@ impl<'a> Route<'a> {
                 return Err(invalid(
                     "spec.traffic.routes",
                     format!(
-                        "rule {} of {} has {} backends; with the canary's it would have more than {MAX_BACKENDS}, the Gateway API's limit: split the rule",
+                        "spec.rules[{}] of {} {} has {} backends; with the canary's it would have more than {MAX_BACKENDS}, the Gateway API's limit: take one out, or give some of them a rule of their own",
                         rule.at,
+                        self.view.kind,
                         self.view.meta.name,
                         rule.live.len()
                     ),
@@ -438,6 +440,11 @@ impl<'a> Route<'a> {
         back
     }
 
+    /// Kind and name, as messages tell it.
+    fn named(&self) -> String {
+        format!("{} {}", self.view.kind, self.view.meta.name)
+    }
+
     fn is_unresolved(&self) -> bool {
         self.view.parents.iter().filter_map(|parent| parent.resolved.as_ref()).any(|resolved| !resolved.status)
     }
@@ -450,7 +457,7 @@ impl<'a> Route<'a> {
         for parent in self.view.parents.iter().filter(|_| ours) {
             let reports = parent.accepted.as_ref().is_some_and(|accepted| accepted.observed_generation != 0);
             if let Some(resolved) = parent.resolved.as_ref().filter(|r| reports && !r.status && r.observed_generation >= generation) {
-                return Err(format!("{} cannot resolve the backends of {}: {}", parent.name, self.view.meta.name, resolved.message));
+                return Err(format!("{} cannot resolve the backends of {}: {}", parent.name, self.named(), resolved.message));
             }
         }
         Ok(())
@@ -465,10 +472,10 @@ impl<'a> Route<'a> {
                 continue; // a parent that does not report generations: it gets the grace time
             }
             if accepted.observed_generation < generation {
-                return Err(format!("{} has not taken up the last change of {} yet", parent.name, self.view.meta.name));
+                return Err(format!("{} has not taken up the last change of {} yet", parent.name, self.named()));
             }
             if !accepted.status {
-                return Err(format!("{} does not accept {}: {}", parent.name, self.view.meta.name, accepted.message));
+                return Err(format!("{} does not accept {}: {}", parent.name, self.named(), accepted.message));
             }
         }
         Ok(())

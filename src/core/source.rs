@@ -111,7 +111,14 @@ impl Source {
 
     fn check(&self, metric: &Metric, surroundings: &Surroundings, faults: &mut Vec<Fault>) {
         let provider = if metric.scrape.is_some() { "scrape" } else { "prometheus" };
-        let field = if metric.preset.is_some() { "preset" } else { provider };
+        let field = match (&self.what, metric.scrape.is_some()) {
+            _ if metric.preset.is_some() => "preset",
+            (What::Value(_), false) => "prometheus.query",
+            (_, false) => "prometheus.ratio",
+            (What::Value(_), true) => "scrape.value",
+            (What::Ratio { .. }, true) => "scrape.ratio",
+            (What::Quantile { .. }, true) => "scrape.quantile",
+        };
         for template in self.what.templates() {
             let checked = template.check(&surroundings.scope).map_err(|error| error.to_string());
             let checked = checked.and_then(|text| text.filter(|_| provider == "scrape").map_or(Ok(()), |text| parse_selector(&text)));
@@ -139,8 +146,10 @@ impl Source {
         if let What::Quantile { quantile, .. } = self.what
             && !(quantile > 0.0 && quantile < 1.0)
         {
-            faults
-                .push((format!("{field}.quantile"), format!("{quantile} is not above 0 and below 1: write 0.99 for the 99th percentile")));
+            faults.push((
+                format!("{provider}.quantile"),
+                format!("{quantile} is not above 0 and below 1: write 0.99 for the 99th percentile"),
+            ));
         }
     }
 }

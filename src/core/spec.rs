@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 
-use super::observed::Observed;
+use super::observed::{Observed, Rival};
 use crate::api::rollout::{RolloutSpec, StepAnalysis, Traffic};
 
 /// A share of the traffic in thousandths of a percent: 0 to 100,000.
@@ -144,7 +144,10 @@ fn parse_step(index: usize, step: &crate::api::rollout::Step) -> Result<StepKind
     let field = format!("spec.strategy.canary.steps[{index}]");
     match (step.set_weight, &step.set_canary_scale, &step.pause, &step.analysis) {
         (Some(weight), None, None, None) => Weight::from_percent(weight).map(StepKind::SetWeight).ok_or_else(|| {
-            invalid(format!("{field}.setWeight"), format!("{weight} is not a percentage from 0 to 100 with at most 3 decimals"))
+            invalid(
+                format!("{field}.setWeight"),
+                format!("{weight} is not a percentage from 0 to 100 with at most 3 decimals: write it as 0.5 or 33.333"),
+            )
         }),
         (None, Some(scale), None, None) => match (scale.replicas, scale.percent, scale.match_traffic_weight) {
             (Some(replicas), None, None) => Ok(StepKind::SetScale(Scale::Replicas(replicas))),
@@ -219,12 +222,11 @@ impl Spec {
 /// What the rest of the world makes of the spec.
 pub fn check(obs: &Observed, spec: &Spec) -> Result<(), Invalid> {
     if let Some(rival) = &obs.rival {
-        return Err(invalid(
-            "spec",
-            format!(
-                "Rollout {rival}, which is older, already has this Service or workload: each belongs to one Rollout; delete one of the two"
-            ),
-        ));
+        let Rival { rollout, field, what } = rival;
+        let mend = format!(
+            "{what} belongs to Rollout {rollout} already, which is older: name another one here, or delete one of the two Rollouts"
+        );
+        return Err(invalid(*field, mend));
     }
     if spec.has_traffic && spec.traffic.canary_service() == spec.traffic.service {
         return Err(invalid(

@@ -105,7 +105,10 @@ impl Draft<'_> {
         }
         match self.obs.replica_set(to) {
             Some(_) => Ok(()),
-            None => Err(format!("there is no ReplicaSet of revision {to} any more: {}", self.earlier_revisions(stable))),
+            None => Err(format!(
+                "there is no ReplicaSet of revision {to} any more; those that can be gone back to: {}",
+                self.earlier_revisions(stable)
+            )),
         }
     }
 }

@@ -278,6 +278,8 @@ impl Drive {
         }
         if plan.status != obs.rollout.status {
             self.log.push(format!("{} {name}: status: {}", self.now, plan.status.message));
+            let events = plan.events.iter().map(|event| format!("{} {name}: status: event {}: {}", self.now, event.reason, event.note));
+            self.log.extend(events);
             let status = serde_json::to_value(&plan.status).unwrap_or_default();
             self.write_status(namespace, Kind::Rollout, &obs.rollout.meta, &status)?;
         }

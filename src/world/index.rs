@@ -17,7 +17,7 @@ use crate::{
         rollout::{RouteKind, Traffic},
     },
     core::observed::{
-        ActionView, EndpointView, Meta, Observed, Owner, ReplicaSetView, RolloutView, RouteView, RunView, ServiceView, WorkloadView,
+        ActionView, EndpointView, Meta, Observed, Owner, ReplicaSetView, Rival, RolloutView, RouteView, RunView, ServiceView, WorkloadView,
     },
 };
 
@@ -181,7 +181,7 @@ impl Index {
                 add(name);
                 // Another one may have waited for this one to give its Service up.
                 if let Some(rollout) = self.rollouts.get(namespace, name) {
-                    self.rollouts_by(namespace, |other| claim_the_same(rollout, other)).for_each(|other| add(other));
+                    self.rollouts_by(namespace, |other| claimed_by_both(rollout, other).is_some()).for_each(|other| add(other));
                 }
             }
             Watched::Deployment => self.rollouts_by(namespace, |r| of_workload(r, name)).for_each(|r| add(r)),
@@ -416,21 +416,26 @@ impl Index {
     }
 
     /// A Rollout that is older and names the same workload or one of the same Services.
-    fn rival(&self, namespace: &str, name: &str, rollout: &RolloutEntry) -> Option<String> {
+    fn rival(&self, namespace: &str, name: &str, rollout: &RolloutEntry) -> Option<Rival> {
         let older = |other_name: &String, other: &RolloutEntry| (other.created_at, other_name.as_str()) < (rollout.created_at, name);
-        self.rollouts
-            .all(namespace)
-            .find(|(n, other)| *n != name && older(n, other) && claim_the_same(rollout, other))
-            .map(|(n, _)| n.clone())
+        let mut others = self.rollouts.all(namespace).filter(|(n, other)| *n != name && older(n, other));
+        others.find_map(|(n, other)| {
+            let (field, what) = claimed_by_both(rollout, other)?;
+            Some(Rival { rollout: n.clone(), field, what })
+        })
     }
 }
 
-/// Two Rollouts name the same workload or one of the same Services.
-fn claim_the_same(one: &RolloutEntry, other: &RolloutEntry) -> bool {
-    let Ok(spec) = &one.spec else { return false };
-    let workload = spec.workload_ref.as_ref().is_some_and(|w| of_workload(other, &w.name));
-    let service = spec.traffic.as_ref().is_some_and(|t| of_service(other, &t.service) || of_service(other, &t.canary_service()));
-    workload || service
+/// The workload or Service that two Rollouts name, and the field in which the first does.
+fn claimed_by_both(one: &RolloutEntry, other: &RolloutEntry) -> Option<(&'static str, String)> {
+    let spec = one.spec.as_ref().ok()?;
+    let workload = spec.workload_ref.as_ref().filter(|w| of_workload(other, &w.name));
+    if let Some(workload) = workload {
+        return Some(("spec.workloadRef", format!("Deployment {}", workload.name)));
+    }
+    let traffic = spec.traffic.as_ref()?;
+    let roles = [("spec.traffic.service", traffic.service.clone()), ("spec.traffic.canaryService", traffic.canary_service())];
+    roles.into_iter().find(|(_, name)| of_service(other, name)).map(|(field, name)| (field, format!("Service {name}")))
 }
 
 fn of_workload(rollout: &RolloutEntry, name: &str) -> bool {

@@ -2,6 +2,7 @@
 #![cfg(feature = "sim")]
 
 mod analysis;
+mod messages;
 mod plan;
 mod repair;
 mod restart;

@@ -9,7 +9,7 @@ use sluice::{
     api::{Outcome, Phase, RunPhase, Verb, keys},
     core::{
         Observed, Plan, Settings,
-        observed::{ActionView, DryRun, Meta, Report},
+        observed::{ActionView, DryRun, Meta, Report, Rival},
         patch::Write,
         plan,
     },
@@ -87,7 +87,9 @@ fn an_abort_moves_traffic_before_anything_else_whatever_else_is_wrong() {
         ("the Deployment is gone", |obs| obs.workload = None),
         ("the Service is gone", |obs| obs.service = None),
         ("the canary Service is gone", |obs| obs.canary_service = None),
-        ("the spec is invalid", |obs| obs.rival = Some("older".into())),
+        ("the spec is invalid", |obs| {
+            obs.rival = Some(Rival { rollout: "older".into(), field: "spec.workloadRef", what: "Deployment api".into() })
+        }),
         ("the next template is refused", |obs| {
             obs.workload.as_mut().unwrap().template["spec"]["containers"][0]["image"] = json!("");
             obs.dry_run = Some(DryRun::Refused("image: Required value".into()));

@@ -168,6 +168,7 @@ fn traffic_is_neither_added_nor_taken_away() {
     assert!(answer.body["message"].as_str().unwrap().contains("spec.traffic cannot be added or taken away"), "{}", answer.body);
 }
 
+/// More pods at each step are a short wait each time. What lies between them is no lack of progress.
 #[test]
 fn many_short_waits_are_not_taken_for_one_that_is_longer_than_the_deadline() {
     let mut shop = Shop::without_rollout();

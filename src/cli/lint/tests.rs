@@ -116,13 +116,13 @@ fn a_service_that_does_not_fit_the_deployment_in_the_same_files_is_told() {
     );
     let twice = format!("{ROLLOUT}---\n{}", ROLLOUT.replacen("name: api", "name: api-2", 1));
     let (_, text) = report(&[("rollout.yaml", &twice)]);
-    assert!(text.contains("already has this Service or workload"), "{text}");
+    assert!(text.contains("✖ spec.workloadRef: Deployment api belongs to Rollout api already"), "{text}");
 }
 
 #[test]
-fn what_the_schema_lets_pass_but_the_controller_cannot_read_is_told() {
+fn a_span_of_time_that_the_controller_cannot_read_is_refused_before_it_comes_to_it() {
     let (_, text) = report(&[("rollout.yaml", &ROLLOUT.replacen("duration: 1m", "duration: 9000h", 1))]);
-    assert!(text.contains("the controller cannot read it: \"9000h\" is longer than 366 days"), "{text}");
+    assert!(text.contains("pause.duration: a span of time is at most 366 days (8784h): write a shorter one"), "{text}");
 }
 
 #[test]

@@ -41,11 +41,12 @@ pub fn resolve(
     let used: Vec<_> = used.collect::<Result<_, String>>()?;
     let args = arguments(analysis, &used)?;
     let mut names = BTreeSet::new();
-    let all = used.iter().flat_map(|(_, template)| &template.metrics).chain(&analysis.metrics);
+    let of_templates = used.iter().flat_map(|(name, template)| template.metrics.iter().map(move |metric| (format!(" of {name}"), metric)));
+    let all = of_templates.chain(analysis.metrics.iter().map(|metric| (String::new(), metric)));
     let surroundings = Surroundings { prometheus: true, scope: Scope { traffic, args: Some(args.clone()) } };
-    let metrics = all.map(|metric| match check(metric, &surroundings) {
+    let metrics = all.map(|(place, metric)| match check(metric, &surroundings) {
         _ if !names.insert(metric.name.as_str()) => Err(format!("two metrics are called {:?}: rename one", metric.name)),
-        Err(faults) => Err(format!("metric {}: {}", metric.name, words(&faults))),
+        Err(faults) => Err(format!("metric {}{place}: {}", metric.name, words(&faults))),
         Ok(_) => Ok(metric.clone()),
     });
     let metrics = metrics.collect::<Result<_, _>>()?;

@@ -333,7 +333,10 @@ fn templates_and_arguments_become_metrics() {
         (analysis(&["a"], &[job.clone(), arg("jbo", Some("x"))], &[]), "argument \"jbo\" is declared by none of the templates"),
         (analysis(&["a"], std::slice::from_ref(&job), &[query("q", "y")]), "two metrics are called \"q\": rename one"),
         (analysis(&["a", "same"], &[job], &[]), "two templates have different defaults for the argument \"path\""),
-        (analysis(&["wrong"], &[], &[]), "metric w: prometheus: {{args.nope}} is not declared: there are no args"),
+        (
+            analysis(&["wrong"], &[], &[]),
+            "metric w of AnalysisTemplate \"wrong\": prometheus.query: {{args.nope}} is not declared: declare it under args",
+        ),
     ] {
         let error = resolve(&analysis, &templates, true).unwrap_err();
         assert!(error.starts_with(message), "{error}");
@@ -357,7 +360,7 @@ fn faults_of_a_metric_are_named_by_field() {
         (Metric { max: Some(1.0), ..metric("x") }, "min"),
         (Metric { min: None, success_condition: Some("result >".into()), ..metric("x") }, "successCondition"),
         (Metric { min: None, failure_condition: Some("reslt > 1".into()), ..metric("x") }, "failureCondition"),
-        (query("x", "up{a=\"{{args.x}}\"}"), "prometheus"),
+        (query("x", "up{a=\"{{args.x}}\"}"), "prometheus.query"),
         (Metric { prometheus: Some(provider("http://user:pass@x")), ..metric("x") }, "prometheus.address"),
         (Metric { prometheus: Some(provider("ftp://x")), ..metric("x") }, "prometheus.address"),
         (

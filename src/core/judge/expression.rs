@@ -120,7 +120,9 @@ fn compile(text: &str) -> Result<Program, String> {
     let program = Program::compile(text).map_err(|errors| {
         let first = errors.errors.first();
         let at = first.map(|error| format!(" at character {}", error.pos.1)).unwrap_or_default();
-        format!("not a CEL expression{at}: {}", first.map_or("", |error| error.msg.as_str()))
+        // What the parser would have liked instead is a list of its own names.
+        let why = first.map_or("", |error| error.msg.split(" expecting ").next().unwrap_or_default());
+        format!("not a CEL expression{at}: {why}; write one such as result >= 99.0")
     })?;
     known(program.expression(), &mut Vec::new(), 0)?;
     Ok(program)

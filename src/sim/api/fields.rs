@@ -313,6 +313,26 @@ pub fn item_key(schema: &Schema, item: &Value) -> String {
     format!("k:{}", Value::Object(keys.iter().filter_map(value).collect()))
 }
 
+/// The first item of a list that its key does not tell from an earlier one, in words.
+pub fn doubled(schema: &Schema, value: &Value, at: &str) -> Option<String> {
+    let mut seen = Vec::new();
+    for (key, inner_schema, inner) in parts(Some(schema), value)? {
+        let step = match key.split_at(2) {
+            ("f:", name) => format!(".{name}"),
+            ("k:", keys) => key_path(keys),
+            (_, value) => format!("[={value}]"),
+        };
+        if seen.contains(&key) {
+            return Some(format!("{at}: duplicate entries for key {step}"));
+        }
+        seen.push(key);
+        if let Some(why) = inner_schema.and_then(|schema| doubled(schema, inner, &format!("{at}{step}"))) {
+            return Some(why);
+        }
+    }
+    None
+}
+
 enum Position {
     Field(String),
     Item(usize),

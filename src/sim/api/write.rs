@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::apply::apply;
 use super::caller::{Caller, Part};
 use super::error::{ApiError, FieldError};
+use super::fields::doubled;
 use super::kinds::Kind;
 use super::managed::{self, Manager, seconds};
 use super::path::Query;
@@ -204,10 +205,10 @@ impl ApiServer {
         if config["metadata"]["managedFields"].is_array() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
-        if let Some(field) = kind.schema.unknown(&config).first() {
+        let undeclared = kind.schema.unknown(&config).first().map(|field| format!(".{field}: field not declared in schema"));
+        if let Some(why) = undeclared.or_else(|| doubled(&kind.schema, &config, "")) {
             let (ns, name) = (text(&config["metadata"]["namespace"]), &key.1);
-            let what = format!("failed to create typed patch object ({ns}/{name}; {type_name})");
-            return Err(ApiError::internal(format!("{what}: .{field}: field not declared in schema")));
+            return Err(ApiError::internal(format!("failed to create typed patch object ({ns}/{name}; {type_name}): {why}")));
         }
         let live = self.store.get(&kind.id, key).cloned();
         let asked = config["metadata"]["resourceVersion"].as_str().map(str::to_owned);
