@@ -52,18 +52,23 @@ fn range(from: Option<String>, to: Option<String>, unit: &str) -> Option<String>
     })
 }
 
+/// A span of time: what its rules say stands at the head of the page, once.
+fn is_span(schema: &Value) -> bool {
+    let rules = schema["x-kubernetes-validations"].as_array();
+    rules.is_some_and(|rules| rules.iter().any(|rule| text(rule, "message") == api::quantity::SPAN_RULES[0].1))
+}
+
 /// Type, range and default of a field.
 fn kind(schema: &Value) -> String {
     let bounds = |from: &str, to: &str, unit: &str| range(number(&schema[from]), number(&schema[to]), unit);
     let pattern = text(schema, "pattern");
-    let is_span = pattern == api::quantity::SPAN_PATTERN;
     let mut parts = vec![];
     match text(schema, "type") {
         _ if schema["enum"].is_array() => {
             let values = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
             parts.push(values.map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", "));
         }
-        "string" if is_span => parts.push("span of time".to_owned()),
+        "string" if is_span(schema) => parts.push("span of time".to_owned()),
         "string" if text(schema, "format") == "date-time" => parts.push("time (RFC 3339)".to_owned()),
         "string" => parts.extend(["string".to_owned()].into_iter().chain(bounds("minLength", "maxLength", " characters"))),
         "array" => {
@@ -87,7 +92,7 @@ fn kind(schema: &Value) -> String {
         "object" if schema["x-kubernetes-preserve-unknown-fields"] == true => parts.push("object, any fields".to_owned()),
         other => parts.extend([other.to_owned()].into_iter().chain(bounds("minimum", "maximum", ""))),
     }
-    if !pattern.is_empty() && !is_span {
+    if !pattern.is_empty() {
         parts.push(format!("pattern `{pattern}`"));
     }
     match &schema["default"] {
@@ -127,6 +132,7 @@ impl Page {
                 self.walk(&format!("{path}[]"), &schema["items"]);
             }
             "object" => self.walk(path, schema),
+            _ if is_span(schema) => {}
             _ => self.rules(path, schema),
         }
     }

@@ -17,7 +17,7 @@ pub struct Span {
 }
 
 /// The rules that the CRD checks, so that the API server refuses what [`Span`] cannot parse.
-const SPAN_RULES: [(&str, &str); 2] = [
+pub const SPAN_RULES: [(&str, &str); 2] = [
     (
         "self.matches('^([0-9]{1,7}h)?([0-9]{1,7}m)?([0-9]{1,7}s)?([0-9]{1,7}ms)?$')",
         "write whole numbers with units (h, m, s, ms), largest first: 30s, 5m, 1h30m",
