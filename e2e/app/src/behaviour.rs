@@ -22,6 +22,8 @@ pub struct Settings {
     pub failure_rate: f64,
     /// `LATENCY_MS`: how long every answer takes, in milliseconds. Default 0.
     pub latency: Duration,
+    /// `CPU_MS`: how much time of a CPU every answer takes, in milliseconds. Default 0.
+    pub cpu: Duration,
     /// `READY_AFTER_S`: seconds until `/readyz` says 200, or `never` (`None`). Default 0.
     pub ready_after: Option<Duration>,
     /// `CRASH_AFTER_S`: seconds until the process exits with 1. Default: it doesn't.
@@ -48,6 +50,7 @@ impl Settings {
             port: variable("PORT", 8080)?,
             failure_rate,
             latency: Duration::from_millis(variable("LATENCY_MS", 0)?),
+            cpu: Duration::from_millis(variable("CPU_MS", 0)?),
             ready_after,
             crash_after,
             drain: seconds(variable("DRAIN_S", 5.0)?)?,
@@ -163,6 +166,7 @@ mod tests {
             port: 0,
             failure_rate,
             latency: Duration::ZERO,
+            cpu: Duration::ZERO,
             ready_after,
             crash_after: None,
             drain: Duration::ZERO,

@@ -17,6 +17,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -79,11 +80,25 @@ async fn answer(State(app): State<Arc<App>>) -> Response {
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
+    compute(app.settings.cpu);
     let status = if fails { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     app.metrics.answered(status.as_u16(), begin.elapsed());
     let Settings { version, pod, .. } = &app.settings;
     let headers = [("x-version", version.clone()), ("x-pod", pod.clone())];
     (status, headers, format!("{version}\n")).into_response()
+}
+
+/// Takes that much time of a CPU, however long that takes on a machine that others use, too. There is only one thread, which does nothing
+/// else meanwhile.
+fn compute(cpu: Duration) {
+    let used = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+    };
+    let end = used() + cpu;
+    while used() < end {
+        std::hint::spin_loop();
+    }
 }
 
 async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
