@@ -25,6 +25,8 @@ PATH=$cache/bin:$PATH:/usr/sbin:/sbin
 export KUBECONFIG=$state/kubeconfig
 export SLUICE_E2E_GATEWAY_URL=http://$NODE_IP:8080
 export SLUICE_E2E_PROMETHEUS_URL=http://$NODE_IP:9090
+# What lies in $state/artifacts, while the addon `flux` runs.
+export SLUICE_E2E_ARTIFACTS_URL=http://$NODE_IP:8090
 
 die() { echo "error: $*" >&2; exit 1; }
 
@@ -74,7 +76,7 @@ await() {
   elapsed "$start"; echo
 }
 
-part_alive() { kill -0 "$(<"$state/parts/$1.pid")" 2>/dev/null; }
+part_alive() { [[ -e $state/parts/$1.pid ]] && kill -0 "$(<"$state/parts/$1.pid")" 2>/dev/null; }
 
 part_failed() {
   echo "--- the end of $state/logs/$1.log" >&2

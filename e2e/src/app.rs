@@ -133,6 +133,16 @@ impl App {
         Ok(())
     }
 
+    /// All that Git has: Deployment, Service, route and Rollout.
+    pub fn manifests(&self) -> [&Value; 4] {
+        [&self.deployment, &self.service, &self.route, &self.rollout]
+    }
+
+    /// Puts this version into the manifest, for others to apply.
+    pub fn image_is(&mut self, version: &str) {
+        self.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("sluice.dev/app:{version}"));
+    }
+
     pub fn image(&self) -> Result<String> {
         let image = &self.deployment["spec"]["template"]["spec"]["containers"][0]["image"];
         image.as_str().map(str::to_owned).context("no image")

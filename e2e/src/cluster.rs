@@ -161,6 +161,16 @@ impl Cluster {
         ensure!(self.own, "this scenario stops {name}, which can be done only on the cluster of e2e/cluster/up, not on E2E_KUBECONFIG's");
         run(root().join("e2e/cluster/part"), [verb, name]).await.map(drop)
     }
+
+    /// Starts what only this scenario needs (`e2e/cluster/addon` has the names), plays it, and stops that again.
+    pub async fn with_addon(&self, name: &str, scenario: impl Future<Output = Result<()>>) -> Result<()> {
+        ensure!(self.own, "this scenario needs {name}, which is part of the cluster of e2e/cluster/up, not of E2E_KUBECONFIG's");
+        let addon = root().join("e2e/cluster/addon");
+        run(&addon, ["start", name]).await?;
+        let played = scenario.await;
+        let stopped = run(&addon, ["stop", name]).await.map(drop);
+        played.and(stopped)
+    }
 }
 
 pub fn is_ready(pod: &Pod) -> bool {
@@ -182,6 +192,11 @@ pub async fn pid_of(pod: &Pod) -> Result<String> {
 /// SIGKILL to it.
 async fn kill_container(pod: &Pod) -> Result<()> {
     run("kill", ["-KILL", &pid_of(pod).await?]).await.map(drop)
+}
+
+/// Where files go that the parts of the cluster read.
+pub fn state() -> PathBuf {
+    env::var_os("SLUICE_E2E_STATE").map_or_else(env::temp_dir, PathBuf::from)
 }
 
 /// The checkout.

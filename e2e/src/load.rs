@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tokio::process::{Child, Command};
 
-use crate::cluster::run;
+use crate::cluster::{run, state};
 
 /// A load that runs until it is stopped.
 pub struct Load {
@@ -55,8 +55,7 @@ impl Load {
     /// `rate` requests a second for this host and path.
     pub fn start(gateway: &str, host: &str, path: &str, rate: u32) -> Result<Self> {
         // The state of this cluster: another run on the same machine may have the same pid in its own namespace.
-        let directory = std::env::var_os("SLUICE_E2E_STATE").map_or_else(std::env::temp_dir, PathBuf::from);
-        let file = directory.join(format!("load-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let file = state().join(format!("load-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
         let targets = file.with_extension("targets");
         std::fs::write(&targets, format!("GET {gateway}{path}\nHost: {host}\n")).context("write the target of the load")?;
         let mut command = Command::new("vegeta");

@@ -45,6 +45,9 @@ fn resource(kind: &str) -> ApiResource {
         "PodDisruptionBudget" => ("policy", "v1"),
         "HorizontalPodAutoscaler" => ("autoscaling", "v2"),
         "Event" => ("events.k8s.io", "v1"),
+        "Kustomization" => ("kustomize.toolkit.fluxcd.io", "v1"),
+        "ExternalArtifact" => ("source.toolkit.fluxcd.io", "v1"),
+        "Application" => ("argoproj.io", "v1alpha1"),
         _ => ("", "v1"),
     };
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))

@@ -48,13 +48,21 @@ async fn put_back(test: &Test, manifests: &[&Value]) -> Result<()> {
     Ok(())
 }
 
-async fn until_observed(test: &Test, name: &str, weight: f64) -> Result<RolloutStatus> {
+pub async fn until_observed(test: &Test, name: &str, weight: f64) -> Result<RolloutStatus> {
     let observed = |status: &RolloutStatus| status.weights.as_ref().is_some_and(|weights| weights.observed == Some(weight));
     test.space.until(name, &format!("{weight} % is observed"), seconds(60), observed).await
 }
 
+/// Waits for the pause after this weight.
+pub async fn paused_at(test: &Test, name: &str, weight: f64) -> Result<RolloutStatus> {
+    let so = |status: &RolloutStatus| {
+        status.phase == Some(Phase::Paused) && status.weights.as_ref().is_some_and(|weights| weights.observed == Some(weight))
+    };
+    test.space.until(name, &format!("it pauses at {weight} %"), seconds(60), so).await
+}
+
 /// The times for which an object was as in Git while it should not have been.
-fn repairs(timeline: &Timeline, is_ours: impl Fn(&Value) -> bool) -> Vec<SignedDuration> {
+pub fn repairs(timeline: &Timeline, is_ours: impl Fn(&Value) -> bool) -> Vec<SignedDuration> {
     let versions = timeline.versions();
     let begins = versions.iter().position(|(_, object)| is_ours(object)).unwrap_or(versions.len());
     let mut lost = None;
@@ -81,12 +89,12 @@ fn ensure_repaired(test: &Test, what: &str, repairs: &[SignedDuration], least: u
     Ok(())
 }
 
-fn has_canary(route: &Value) -> bool {
+pub fn has_canary(route: &Value) -> bool {
     let backends = route["spec"]["rules"].as_array().into_iter().flatten().flat_map(|rule| rule["backendRefs"].as_array()).flatten();
     backends.filter_map(|backend| backend["name"].as_str()).any(|name| name.ends_with("-canary"))
 }
 
-fn is_pinned(service: &Value) -> bool {
+pub fn is_pinned(service: &Value) -> bool {
     service["spec"]["selector"].get(keys::POD_TEMPLATE_HASH).is_some()
 }
 
@@ -187,7 +195,7 @@ async fn synced(test: &Test) -> Result<()> {
 }
 
 /// At rest no field of the user's objects is recorded as managed by us.
-async fn given_up(test: &Test, name: &str) -> Result<()> {
+pub async fn given_up(test: &Test, name: &str) -> Result<()> {
     for kind in ["Deployment", "Service", "HTTPRoute"] {
         let object = test.space.get(kind, name).await?;
         let ours = object["metadata"]["managedFields"].as_array().into_iter().flatten().find(|entry| entry["manager"] == MANAGER);

@@ -1,10 +1,13 @@
 //! The scenarios, in the order in which they run.
 
 mod actions;
+mod argo_cd;
 mod at_rest;
+mod autoscaler;
 mod bad_canary;
 mod chart;
 mod crashes;
+mod flux;
 mod git;
 mod give_back;
 mod good_canary;
@@ -30,6 +33,9 @@ pub fn all() -> Vec<Scenario> {
     vec![
         // The longest of those that run beside others comes first.
         scenario!(outage, "outage", alone: false, "a minute without Prometheus is never a pass"),
+        scenario!(autoscaler, "autoscaler", alone: false, "an autoscaler on CPU holds the take-over of a Deployment, and scales a Rollout up and down in mid-rollout"),
+        scenario!(argo_cd, "argo-cd", alone: false, "Argo CD itself leaves a rollout alone, sees its health, and is named where it cannot be lived with"),
+        scenario!(flux, "flux", alone: false, "Flux itself leaves a rollout alone, brings what is committed meanwhile after it, and waits for it"),
         scenario!(take_over, "take-over", alone: false, "a running Deployment is taken over under load without a restart, and given back likewise"),
         scenario!(at_rest, "at-rest", alone: false, "20 Rollouts at rest for a minute: no request, no change, nothing left behind"),
         scenario!(git, "git", alone: false, "what Git tools put back by force is repaired within a second; who does it again and again is named, and holds the step"),

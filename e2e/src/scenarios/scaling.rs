@@ -24,7 +24,7 @@ pub async fn run(test: &Test) -> Result<()> {
 }
 
 /// Waits for the pause at this step, with so many ready pods of stable and canary.
-async fn paused(test: &Test, name: &str, index: i32, stable: usize, canary: usize) -> Result<()> {
+pub async fn paused(test: &Test, name: &str, index: i32, stable: usize, canary: usize) -> Result<()> {
     wait_for(&format!("{name} pauses at step {index} with {stable} + {canary} pods"), seconds(60), async || {
         let status = test.space.status(name).await?;
         let pods = test.space.pods(&format!("app={name}")).await?;

@@ -10,7 +10,7 @@ use sluice::api::{Phase, RolloutStatus, keys};
 
 use crate::{
     app::App,
-    cluster::run as command,
+    cluster::{run as command, state},
     space::PodFacts,
     test::Test,
     wait::{seconds, wait_for, when},
@@ -22,7 +22,7 @@ pub async fn run(test: &Test) -> Result<()> {
         parked(test, Owner::Client).await?;
         parked(test, Owner::Helm).await
     };
-    futures::try_join!(there_and_back(test), parked, autoscaled(test)).map(drop)
+    futures::try_join!(there_and_back(test), parked).map(drop)
 }
 
 async fn there_and_back(test: &Test) -> Result<()> {
@@ -107,7 +107,7 @@ impl Owner {
     /// Writes the Deployment as it stands in its manifest.
     async fn write(self, app: &App) -> Result<()> {
         let space = &app.space.name;
-        let directory = test_directory().join(format!("{space}-{}", app.name));
+        let directory = state().join(format!("{space}-{}", app.name));
         let write = |file: &str, content: &str| -> Result<String> {
             let file = directory.join(file);
             std::fs::create_dir_all(file.parent().context("a directory")?)?;
@@ -129,11 +129,6 @@ impl Owner {
             }
         }
     }
-}
-
-/// Where manifests are written to that tools read.
-fn test_directory() -> std::path::PathBuf {
-    std::env::var_os("SLUICE_E2E_STATE").map_or_else(std::env::temp_dir, std::path::PathBuf::from)
 }
 
 /// The Deployment's `replicas` stands in Git, which would scale the pods that we serve with: parked until Git has dropped it. The next
@@ -180,40 +175,8 @@ async fn parked(test: &Test, owner: Owner) -> Result<()> {
     Ok(())
 }
 
-/// A HorizontalPodAutoscaler of the Deployment holds the take-over, by its name; of the Rollout, it scales what serves.
-async fn autoscaled(test: &Test) -> Result<()> {
-    let app = test.app("busy")?;
-    app.deploy(2).await?;
-    let before = test.space.pods("app=busy").await?;
-    let autoscaler = |kind: &str, version: &str, least: i32| {
-        let target = json!({"apiVersion": version, "kind": kind, "name": "busy"});
-        let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}});
-        let spec = json!({"minReplicas": least, "maxReplicas": 4, "scaleTargetRef": target, "metrics": [metric]});
-        json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "rush-hour"}, "spec": spec})
-    };
-    test.space.apply(&autoscaler("Deployment", "apps/v1", 2)).await?;
-    app.space.apply(&app.rollout).await?;
-    let waits = |status: &RolloutStatus| {
-        status.message.starts_with("waits until HorizontalPodAutoscaler rush-hour no longer scales Deployment busy")
-    };
-    test.space.until("busy", "it names the autoscaler", seconds(30), waits).await?;
-    let deployment = test.space.get("Deployment", "busy").await?;
-    ensure!(deployment["spec"]["paused"].is_null() && deployment["spec"]["replicas"] == 2, "it is touched: {}", deployment["spec"]);
-    same_pods(&before, &test.space.pods("app=busy").await?)?;
-
-    test.space.apply(&autoscaler("Rollout", "sluice.dev/v1alpha1", 3)).await?;
-    app.space.until_healthy("busy", "sluice.dev/app:v1", seconds(60)).await?;
-    wait_for("the autoscaler has scaled what serves to 3", seconds(60), async || {
-        let pods = test.space.pods("app=busy").await?;
-        let kept = before.keys().all(|uid| pods.contains_key(uid));
-        Ok(when(kept && pods.len() == 3 && pods.values().all(|pod| pod.ready), || format!("{pods:?}")))
-    })
-    .await?;
-    test.say("an autoscaler of the Deployment holds the take-over and is named; of the Rollout, it scales it");
-    Ok(())
-}
-
-fn same_pods(before: &BTreeMap<String, PodFacts>, after: &BTreeMap<String, PodFacts>) -> Result<()> {
+/// Not one pod more, less or restarted.
+pub fn same_pods(before: &BTreeMap<String, PodFacts>, after: &BTreeMap<String, PodFacts>) -> Result<()> {
     ensure!(before == after, "the pods were {before:?}, and are {after:?}");
     Ok(())
 }
