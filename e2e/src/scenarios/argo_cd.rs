@@ -150,10 +150,13 @@ impl<'a> Application<'a> {
         self.until(&format!("is {health}"), |status| status["health"]["status"] == health).await
     }
 
-    /// A person's sync of what is synced already.
+    /// A person's sync of what is synced already, with the options of the Application, as `argocd app sync` does.
     async fn sync(&self) -> Result<()> {
-        let began = self.status().await?["operationState"]["startedAt"].clone();
-        let operation = json!({"operation": {"initiatedBy": {"username": "someone"}, "sync": {"revision": self.head}}});
+        let application = argo(self.test).get("Application", &self.name).await?;
+        let began = application["status"]["operationState"]["startedAt"].clone();
+        let options = &application["spec"]["syncPolicy"]["syncOptions"];
+        let sync = json!({"revision": self.head, "syncOptions": options});
+        let operation = json!({"operation": {"initiatedBy": {"username": "someone"}, "sync": sync}});
         // Its times are in whole seconds.
         wait_for("a sync can begin that is later than the last", seconds(5), async || {
             let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -251,6 +254,7 @@ async fn both_services(test: &Test) -> Result<()> {
     test.say(format!("Degraded {} ms after the abort", Timestamp::now().duration_since(at).as_millis()));
     app.image_is("v2");
     argo_cd.commit(&all(&app).each_ref()).await?;
+    argo_cd.until_synced().await?;
     app.space.until_healthy("api", "sluice.dev/app:v2", seconds(60)).await?;
     argo_cd.until_health("Healthy").await?;
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PropagationPolicy};
 use serde_json::{Value, json};
-use sluice::api::{Phase, RolloutStatus};
+use sluice::api::{Phase, RolloutStatus, status::RolloutOutcome};
 
 use super::{
     git::{given_up, has_canary, is_pinned, paused_at, repairs, until_observed},
@@ -228,10 +228,15 @@ async fn waited(test: &Test) -> Result<()> {
 
     app.image_is("v2");
     source.publish(&app.manifests()).await?;
-    let said = source.until_ready("True").await?;
+    source.until_ready("True").await?;
     let status = test.space.status("waited").await?;
-    test.say(format!("Flux says {said:?} while the Rollout says {:?}: {}", status.phase, status.message));
-    app.space.until_healthy("waited", "sluice.dev/app:v2", seconds(60)).await?;
+    let promoted = status.history.iter().find(|entry| Some(&entry.revision) == status.stable_revision.as_ref());
+    ensure!(
+        status.phase == Some(Phase::Healthy) && promoted.is_some_and(|entry| entry.outcome == RolloutOutcome::Promoted),
+        "Flux says Ready while the Rollout is {}",
+        crate::space::in_words(&status)
+    );
+    test.say("Flux is Ready when the new version is promoted");
 
     app.image_is("v3");
     source.publish(&app.manifests()).await?;

@@ -11,6 +11,7 @@ mod flux;
 mod git;
 mod give_back;
 mod good_canary;
+mod helm;
 mod neighbours;
 mod never_ready;
 mod outage;
@@ -33,9 +34,9 @@ pub fn all() -> Vec<Scenario> {
     vec![
         // The longest of those that run beside others comes first.
         scenario!(outage, "outage", alone: false, "a minute without Prometheus is never a pass"),
-        scenario!(autoscaler, "autoscaler", alone: false, "an autoscaler on CPU holds the take-over of a Deployment, and scales a Rollout up and down in mid-rollout"),
         scenario!(argo_cd, "argo-cd", alone: false, "Argo CD itself leaves a rollout alone, sees its health, and is named where it cannot be lived with"),
         scenario!(flux, "flux", alone: false, "Flux itself leaves a rollout alone, brings what is committed meanwhile after it, and waits for it"),
+        scenario!(helm, "helm", alone: false, "Helm 4 waits for a rollout, fails with it, and is refused in mid-rollout unless it forces conflicts"),
         scenario!(take_over, "take-over", alone: false, "a running Deployment is taken over under load without a restart, and given back likewise"),
         scenario!(at_rest, "at-rest", alone: false, "20 Rollouts at rest for a minute: no request, no change, nothing left behind"),
         scenario!(git, "git", alone: false, "what Git tools put back by force is repaired within a second; who does it again and again is named, and holds the step"),
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(template_mode, "template-mode", alone: false, "a Rollout with its own template, judged by its pods' own numbers"),
         scenario!(good_canary, "good-canary", alone: true, "a good version goes live by its weights, without a failed request"),
         scenario!(bad_canary, "bad-canary", alone: true, "a bad version is taken back by Prometheus, and stays so until a person or Git goes on"),
+        scenario!(autoscaler, "autoscaler", alone: true, "an autoscaler on CPU holds the take-over of a Deployment, and scales a Rollout up and down in mid-rollout"),
         scenario!(chart, "chart", alone: true, "upgraded in mid-rollout; who may give which command; not uninstalled while Rollouts exist"),
         scenario!(crashes, "crashes", alone: true, "the controller is killed five times in one rollout: the same end"),
     ]
