@@ -47,6 +47,12 @@ async fn scaled(test: &Test) -> Result<()> {
     let quiet = app.load(QUIET)?;
     let busy = app.load(BUSY)?;
     test.space.apply(&autoscaler("Deployment", "apps/v1")).await?;
+    // The first measurement of a pod is the difference of two, 10 s apart, that metrics-server has read.
+    wait_for("the autoscaler has scaled the Deployment to 3", seconds(120), async || {
+        let deployment = test.space.get("Deployment", "api").await?;
+        Ok(when(deployment["spec"]["replicas"] == 3, || deployment["spec"]["replicas"].to_string()))
+    })
+    .await?;
     app.available(3).await?;
     let before = test.space.pods("app=api").await?;
     test.say("the autoscaler has scaled the Deployment from 2 to 3");
@@ -79,9 +85,9 @@ async fn scaled(test: &Test) -> Result<()> {
     })
     .await?;
     paused(test, "api", 3, 5, 3).await?;
-    wait_for("the autoscaler counts the 8 pods of both revisions", seconds(30), async || {
-        let counted = test.space.get("HorizontalPodAutoscaler", "rush-hour").await?["status"]["currentReplicas"].clone();
-        Ok(when(counted == 8, || format!("{counted}")))
+    wait_for("the scale subresource counts the 8 pods of both revisions", seconds(30), async || {
+        let counted = test.space.api("Rollout").get_scale("api").await?.status.map(|status| status.replicas);
+        Ok(when(counted == Some(8), || format!("{counted:?}")))
     })
     .await?;
     test.say("8 pods of both revisions are counted, and 5 stay wanted");

@@ -36,7 +36,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(outage, "outage", alone: false, "a minute without Prometheus is never a pass"),
         scenario!(argo_cd, "argo-cd", alone: false, "Argo CD itself leaves a rollout alone, sees its health, and is named where it cannot be lived with"),
         scenario!(flux, "flux", alone: false, "Flux itself leaves a rollout alone, brings what is committed meanwhile after it, and waits for it"),
-        scenario!(helm, "helm", alone: false, "Helm 4 waits for a rollout, fails with it, and is refused in mid-rollout unless it forces conflicts"),
+        scenario!(helm, "helm", alone: false, "Helm 4 is refused in mid-rollout unless it forces conflicts; waits, and what they wait for"),
         scenario!(take_over, "take-over", alone: false, "a running Deployment is taken over under load without a restart, and given back likewise"),
         scenario!(at_rest, "at-rest", alone: false, "20 Rollouts at rest for a minute: no request, no change, nothing left behind"),
         scenario!(git, "git", alone: false, "what Git tools put back by force is repaired within a second; who does it again and again is named, and holds the step"),
