@@ -13,7 +13,7 @@ use sluice::api::{Phase, RolloutStatus};
 use super::{
     flux::app,
     git::{given_up, has_canary, paused_at, repairs, until_observed},
-    take_over::same_pods,
+    take_over::{same_pods, serving},
 };
 use crate::{
     cluster::{run as command, state},
@@ -258,7 +258,7 @@ async fn both_services(test: &Test) -> Result<()> {
     app.space.until_healthy("api", "sluice.dev/app:v2", seconds(60)).await?;
     argo_cd.until_health("Healthy").await?;
 
-    let pods = test.space.pods("app=api").await?;
+    let pods = serving(test, "app=api").await?;
     argo_cd.commit(&all(&app).each_ref()[..4]).await?;
     wait_for("the Rollout is pruned", seconds(60), async || {
         let left = test.space.api("Rollout").get_opt("api").await?;
@@ -266,7 +266,7 @@ async fn both_services(test: &Test) -> Result<()> {
     })
     .await?;
     app.available(2).await?;
-    same_pods(&pods, &test.space.pods("app=api").await?)?;
+    same_pods(&pods, &serving(test, "app=api").await?)?;
     argo_cd.until_synced().await?;
     argo_cd.until_health("Healthy").await?;
     test.say("Git has dropped the Rollout: pruned, and the Deployment has its pods back");
@@ -336,7 +336,7 @@ async fn parked(test: &Test) -> Result<()> {
     argo_cd.until_synced().await?;
     let parked = |status: &RolloutStatus| status.conditions.iter().any(|c| c.type_ == "WorkloadParked" && c.status == "True");
     test.space.until("parked", "the condition WorkloadParked", seconds(60), |s| parked(s) && s.phase == Some(Phase::Healthy)).await?;
-    let pods = test.space.pods("app=parked").await?;
+    let pods = serving(test, "app=parked").await?;
     wait_for("Argo CD shows the Deployment as Suspended", seconds(30), async || {
         let health = argo_cd.health_of("Deployment").await?;
         Ok(if health == "Suspended" { Seen::Done(()) } else { Seen::NotYet(health) })
@@ -352,7 +352,7 @@ async fn parked(test: &Test) -> Result<()> {
         Ok(when(spec["replicas"] == 0 && spec["paused"] != true, || spec.to_string()))
     })
     .await?;
-    same_pods(&pods, &test.space.pods("app=parked").await?)?;
+    same_pods(&pods, &serving(test, "app=parked").await?)?;
     argo_cd.until_health("Healthy").await?;
     test.say("Git has dropped replicas: no longer parked");
     Ok(())

@@ -99,7 +99,7 @@ async fn scaled(test: &Test) -> Result<()> {
     })
     .await?;
     // Stable could take everything back at any moment: it keeps what it had when the rollout began.
-    paused(test, "api", 3, 3, 1).await?;
+    paused(test, "api", 3, 3, 2).await?;
     test.say("scaled down to 2; stable keeps the 3 that it had when the rollout began");
     sluice(&test.space, &["promote", "api"]).await?.expect(0, "done")?;
     app.space.until_healthy("api", "sluice.dev/app:v2", seconds(90)).await?;

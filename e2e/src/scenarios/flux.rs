@@ -10,7 +10,7 @@ use sluice::api::{Phase, RolloutStatus};
 
 use super::{
     git::{given_up, has_canary, is_pinned, paused_at, repairs, until_observed},
-    take_over::same_pods,
+    take_over::{same_pods, serving},
 };
 use crate::{
     app::App,
@@ -205,7 +205,7 @@ async fn reconciled(test: &Test) -> Result<()> {
     ensure!(before == after, "at rest, Flux has changed something of {kinds:?}: {before:?}, then {after:?}");
     given_up(test, "api").await?;
 
-    let pods = test.space.pods("app=api").await?;
+    let pods = serving(test, "app=api").await?;
     source.publish(&app.manifests()[..3]).await?;
     wait_for("the Rollout is pruned", seconds(60), async || {
         let left = test.space.api("Rollout").get_opt("api").await?;
@@ -213,7 +213,7 @@ async fn reconciled(test: &Test) -> Result<()> {
     })
     .await?;
     app.available(2).await?;
-    same_pods(&pods, &test.space.pods("app=api").await?)?;
+    same_pods(&pods, &serving(test, "app=api").await?)?;
     source.reconcile().await?;
     test.say("Git has dropped the Rollout: pruned, and the Deployment has its pods back");
     test.stop(load).await?.ensure_no_failures()
@@ -256,7 +256,7 @@ async fn parked(test: &Test) -> Result<()> {
     source.until_ready("True").await?;
     let parked = |status: &RolloutStatus| status.conditions.iter().any(|c| c.type_ == "WorkloadParked" && c.status == "True");
     test.space.until("parked", "the condition WorkloadParked", seconds(60), |s| parked(s) && s.phase == Some(Phase::Healthy)).await?;
-    let pods = test.space.pods("app=parked").await?;
+    let pods = serving(test, "app=parked").await?;
     source.reconcile().await?;
     app.deployment["spec"].as_object_mut().context("spec")?.remove("replicas");
     source.publish(&app.manifests()).await?;
@@ -267,7 +267,7 @@ async fn parked(test: &Test) -> Result<()> {
         Ok(when(spec["replicas"] == 0 && spec["paused"] != true, || spec.to_string()))
     })
     .await?;
-    same_pods(&pods, &test.space.pods("app=parked").await?)?;
+    same_pods(&pods, &serving(test, "app=parked").await?)?;
     test.say("Git has dropped replicas: no longer parked");
     Ok(())
 }

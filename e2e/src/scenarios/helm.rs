@@ -101,7 +101,11 @@ async fn waited(test: &Test) -> Result<()> {
     let ((upgraded, ended), aborted) = futures::try_join!(upgrade, abort)?;
     let failed = format!("{:#}", upgraded.err().context("the upgrade to a version that was taken back has succeeded")?);
     let after = ended.duration_since(aborted);
-    test.say(format!("--wait ends with the rollout, and fails {} ms after an abort was asked for: {}", after.as_millis(), failed.replace('\n', " ")));
+    test.say(format!(
+        "--wait ends with the rollout, and fails {} ms after an abort was asked for: {}",
+        after.as_millis(),
+        failed.replace('\n', " ")
+    ));
     ensure!(after.as_secs() < 30, "Helm ran into its time limit");
     Ok(())
 }

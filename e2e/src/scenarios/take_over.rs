@@ -175,6 +175,13 @@ async fn parked(test: &Test, owner: Owner) -> Result<()> {
     Ok(())
 }
 
+/// The pods that are not being stopped.
+pub async fn serving(test: &Test, selector: &str) -> Result<BTreeMap<String, PodFacts>> {
+    let mut pods = test.space.pods(selector).await?;
+    pods.retain(|_, pod| !pod.deleting);
+    Ok(pods)
+}
+
 /// Not one pod more, less or restarted.
 pub fn same_pods(before: &BTreeMap<String, PodFacts>, after: &BTreeMap<String, PodFacts>) -> Result<()> {
     ensure!(before == after, "the pods were {before:?}, and are {after:?}");
