@@ -174,12 +174,9 @@ async fn reconciled(test: &Test) -> Result<()> {
     source.reconcile().await?;
     sluice(&test.space, &["promote", "api"]).await?.expect(0, "done")?;
     app.space.until_healthy("api", "sluice.dev/app:v2", seconds(90)).await?;
-    for (what, timeline, is_ours) in
-        [("route", &route, has_canary as fn(&Value) -> bool), ("Service", &service, is_pinned as fn(&Value) -> bool)]
-    {
-        let repairs = repairs(timeline, is_ours);
-        test.say(format!("the {what} was put back {} times", repairs.len()));
-    }
+    let (route, service) = (repairs(&route, has_canary), repairs(&service, is_pinned));
+    ensure!(service.is_empty(), "Flux has put the Service back, which was marked all the time: {service:?}");
+    ensure!(route.len() <= 1, "Flux has put the route back, not only while the mark was missing: {route:?}");
     wait_for("the route is as in Git, with what was committed meanwhile", seconds(30), async || {
         let live = test.space.get("HTTPRoute", "api").await?;
         let so = live["spec"]["rules"][0]["timeouts"]["request"] == "7s" && !has_canary(&live);
