@@ -58,8 +58,8 @@ pub enum Stage {
     Selected,
     /// The pods for the weight that the step of this index sets.
     Capacity(usize),
-    /// The weight that the step of this index sets.
-    Weight(usize),
+    /// The weight or rule that the step of this index sets.
+    Portion(usize),
     // The way home.
     Reentered,
     ServiceDrained,
@@ -79,7 +79,7 @@ impl Stage {
             Self::Selected | Self::CanaryReleased => 4,
             Self::Left => 5,
             Self::Capacity(index) => 10 + 2 * index,
-            Self::Weight(index) => 11 + 2 * index,
+            Self::Portion(index) => 11 + 2 * index,
         }
     }
 
@@ -93,7 +93,7 @@ impl Stage {
     fn name(self) -> String {
         match self {
             Self::Capacity(index) => format!("Capacity-{index}"),
-            Self::Weight(index) => format!("Weight-{index}"),
+            Self::Portion(index) => format!("Weight-{index}"),
             other => format!("{other:?}"),
         }
     }
@@ -302,7 +302,7 @@ impl Stage {
             Self::Entered => "the canary's backend is in the routes at weight 0",
             Self::CanaryReady | Self::Capacity(_) => "the canary's pods are ready",
             Self::Selected => "the canary Service selects the canary's pods",
-            Self::Weight(_) => "the routes have the new weight",
+            Self::Portion(_) => "the routes have what the step sets",
             Self::Reentered => "the new version's backend is in the routes again at weight 0",
             Self::ServiceDrained => "the old version gets no traffic any more",
             Self::Repinned => "the Service selects the new version",

@@ -63,7 +63,7 @@ fn narrow_path(matched: Option<&Value>, wanted: &Text) -> Result<Option<Value>, 
         ("Exact", Text::Prefix(prefix)) if is_within(value, prefix) => path("Exact", value),
         ("RegularExpression", Text::Regex(regex)) if regex == value => path("RegularExpression", regex),
         ("PathPrefix" | "Exact", Text::Exact(_) | Text::Prefix(_)) => Ok(None),
-        _ => Err(Inexpressible(format!("its path is {kind} {value}, which cannot be narrowed by a regular expression or the like"))),
+        _ => Err(Inexpressible(format!("its path is {kind} {value}, and nothing says which of these requests have the path that is asked for"))),
     }
 }
 

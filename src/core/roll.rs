@@ -239,7 +239,7 @@ impl Draft<'_> {
             if !before.is_nothing() && portion.gives_more_than(&before) {
                 self.ensure_evidence()?;
             }
-            self.rewind(canary, Stage::Weight(set_by));
+            self.rewind(canary, Stage::Portion(set_by));
         }
         self.apply_portion(canary, &portion, set_by)?;
         if portion != self.spec.portion_at(index).0 {
@@ -257,7 +257,7 @@ impl Draft<'_> {
             state.weight_observed_at = None;
         }
         let observed = self.portion_observed(portion);
-        self.settle(canary, Stage::Weight(set_by), observed, self.spec.traffic.step_grace_seconds)?;
+        self.settle(canary, Stage::Portion(set_by), observed, self.spec.traffic.step_grace_seconds)?;
         self.portion_observed(portion).or_else(|why| wait(Waiting::Progress, why))?;
         self.status.weights_observed(portion.weight);
         let now = self.time();

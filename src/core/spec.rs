@@ -306,6 +306,11 @@ impl Spec {
         (Portion { weight, rules }, set_by)
     }
 
+    /// Whether any step sets a header or mirror route.
+    pub fn has_rules(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, StepKind::SetRule(_)))
+    }
+
     /// Pods that the last setCanaryScale up to a step asks for, of so many that serve.
     pub fn scale_at(&self, index: usize, replicas: i32) -> i32 {
         let set = self.steps.iter().take(index + 1).rev().find_map(|step| match step {
