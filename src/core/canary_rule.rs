@@ -229,7 +229,10 @@ impl Route<'_> {
         let mut narrowed = vec![];
         'next: for (own, requests) in own.iter().flat_map(|own| canary.requests.iter().map(move |requests| (own, requests))) {
             let narrow = requests.narrow(own).map_err(|Inexpressible(why)| {
-                wrong(format!("a match of spec.rules[{}] cannot be narrowed: {why}: choose other requests in this step, or change that match", rule.at))
+                wrong(format!(
+                    "a match of spec.rules[{}] cannot be narrowed: {why}: choose other requests in this step, or change that match",
+                    rule.at
+                ))
             })?;
             let Some(narrow) = narrow else { continue };
             for (at, other) in self.authors_matches() {

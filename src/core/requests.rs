@@ -63,7 +63,9 @@ fn narrow_path(matched: Option<&Value>, wanted: &Text) -> Result<Option<Value>, 
         ("Exact", Text::Prefix(prefix)) if is_within(value, prefix) => path("Exact", value),
         ("RegularExpression", Text::Regex(regex)) if regex == value => path("RegularExpression", regex),
         ("PathPrefix" | "Exact", Text::Exact(_) | Text::Prefix(_)) => Ok(None),
-        _ => Err(Inexpressible(format!("its path is {kind} {value}, and nothing says which of these requests have the path that is asked for"))),
+        _ => Err(Inexpressible(format!(
+            "its path is {kind} {value}, and nothing says which of these requests have the path that is asked for"
+        ))),
     }
 }
 

@@ -392,6 +392,8 @@ fn check_service(obs: &Observed, service: &super::observed::ServiceView) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -402,6 +404,41 @@ mod tests {
         for wrong in [-1.0, 100.001, 0.0001, f64::NAN] {
             assert_eq!(Weight::from_percent(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_analysis_begins_at_the_first_weight_and_without_any_at_the_first_header_route() {
+        let testers = json!({"setHeaderRoute": {"name": "t", "match": [{"headerName": "X-T", "headerValue": {"exact": "1"}}]}});
+        let ends = json!({"setHeaderRoute": {"name": "t"}});
+        for (steps, from) in [
+            (json!([testers, {"setWeight": 0}, {"setWeight": 5}]), 2),
+            (json!([ends, testers, {"pause": {}}]), 1),
+            (json!([{"pause": {}}]), 1),
+        ] {
+            let traffic = json!({"service": "api", "routes": [{"kind": "HTTPRoute", "name": "api"}]});
+            let spec = json!({"traffic": traffic, "strategy": {"canary": {"steps": steps}}});
+            assert_eq!(parse(&serde_json::from_value(spec).unwrap()).unwrap().analysis_from, from, "{steps}");
+        }
+    }
+
+    #[test]
+    fn a_rule_holds_until_one_of_its_kind_and_name_replaces_or_ends_it() {
+        let header = |name: &str, value: &str| json!({"setHeaderRoute": {"name": name, "match": [{"headerName": "X-T", "headerValue": {"exact": value}}]}});
+        let copy =
+            |percentage: i32| json!({"setMirrorRoute": {"name": "a", "percentage": percentage, "match": [{"path": {"prefix": "/"}}]}});
+        let steps = json!([header("a", "1"), copy(10), header("b", "1"), header("a", "2"), {"setHeaderRoute": {"name": "b"}}, copy(0)]);
+        let traffic = json!({"service": "api", "routes": [{"kind": "HTTPRoute", "name": "api"}]});
+        let spec = json!({"traffic": traffic, "strategy": {"canary": {"steps": steps}}});
+        let spec = parse(&serde_json::from_value(spec).unwrap()).unwrap();
+        let fields = |index: usize| -> Vec<String> {
+            let short = |rule: &CanaryRule| rule.field.replace("spec.strategy.canary.steps", "").split('.').next().unwrap().to_owned();
+            spec.portion_at(index).0.rules.iter().map(short).collect()
+        };
+        assert_eq!(fields(2), ["[0]", "[1]", "[2]"]);
+        assert_eq!(fields(3), ["[1]", "[2]", "[3]"]);
+        assert_eq!(fields(4), ["[1]", "[3]"]);
+        assert_eq!(fields(5), ["[3]"]);
+        assert!(fields(6).is_empty(), "after the last step none is left");
     }
 
     #[test]

@@ -105,7 +105,8 @@ fn requests_with_the_header_go_to_the_canary_at_weight_0_and_everyone_else_to_st
 
 #[test]
 fn a_mirror_copies_a_part_of_the_requests_and_leaves_them_where_they_go() {
-    let mut shop = shop_with(&json!([copy(20), {"pause": {}}, {"setWeight": 50}, {"pause": {}}, copy(0), {"pause": {}}]));
+    let mut shop =
+        shop_with(&json!([copy(20), {"pause": {}}, {"setWeight": 50}, {"pause": {}}, copy(60), {"pause": {}}, copy(0), {"pause": {}}]));
     shop.deploy("app:v2");
     at_step(&mut shop, 1);
     for (rule, own) in rules(&shop).iter().zip(ours(&shop)) {
@@ -125,6 +126,9 @@ fn a_mirror_copies_a_part_of_the_requests_and_leaves_them_where_they_go() {
     }
     shop.command("Promote");
     at_step(&mut shop, 5);
+    assert_eq!(ours(&shop)[0]["filters"][0]["requestMirror"]["percent"], 60);
+    shop.command("Promote");
+    at_step(&mut shop, 7);
     assert_eq!((ours(&shop).len(), shop.weight()), (0, 50.0));
     shop.command("Promote");
     shop.until("promoted", is_back);
