@@ -187,25 +187,25 @@ impl Route<'_> {
     /// Not where the rule gives our Services nothing. And what another Rollout has a part in must not stand twice with both parts: each
     /// write of its own moves one rule.
     fn is_copied(&self, canary: &CanaryRule, rule: &Rule) -> bool {
-        !self.to_canary(rule).is_empty() && (canary.effect == Effect::Send || !self.is_shared(rule))
+        !self.canary_backends(rule).is_empty() && (canary.effect == Effect::Send || !self.is_shared(rule))
     }
 
     /// The canary's backends, with all that belongs to our Services.
-    fn to_canary(&self, rule: &Rule) -> Vec<Value> {
+    fn canary_backends(&self, rule: &Rule) -> Vec<Value> {
         let full = self.split(rule, Weight::FULL).into_iter().filter(|b| b.weight > 0).map(|b| b.placed(rule.live));
         full.filter(|b| names(b, self.namespace, self.pair.canary)).collect()
     }
 
     /// A copy of a rule for these matches; nothing where there are none.
     fn copy(&self, canary: &CanaryRule, rule: &Rule, weight: Weight, matches: Vec<Value>) -> Option<Value> {
-        let to_canary = self.to_canary(rule);
+        let canaries = self.canary_backends(rule);
         let mut copied: Map<String, Value> = self.view.rules[rule.at].rest.clone();
         copied.remove("name"); // names are unique
         match canary.effect {
-            Effect::Send => copied.insert("backendRefs".to_owned(), json!(to_canary)),
+            Effect::Send => copied.insert("backendRefs".to_owned(), json!(canaries)),
             Effect::Mirror(percent) => {
                 let filters = copied.entry("filters").or_insert_with(|| json!([]));
-                filters.as_array_mut().into_iter().for_each(|filters| filters.extend(to_canary.first().map(|b| mirror(b, percent))));
+                filters.as_array_mut().into_iter().for_each(|filters| filters.extend(canaries.first().map(|b| mirror(b, percent))));
                 copied.insert("backendRefs".to_owned(), json!(self.placed(rule, weight)))
             }
         };
