@@ -136,13 +136,13 @@ impl World {
         match step {
             Step::Set { rollout, percent } => {
                 let weight = Weight::from_percent(f64::from(*percent)).unwrap();
-                let action = self.with(*rollout, |route| route.set(weight, DENOMINATOR, None, 1));
+                let action = self.with(*rollout, |route| route.set(&weight.into(), DENOMINATOR, None, 1));
                 self.apply(&action)?;
-                prop_assert!(self.with(*rollout, |route| route.has(weight, DENOMINATOR)), "it has what was set: {:#}", self.live());
+                prop_assert!(self.with(*rollout, |route| route.has(&weight.into(), DENOMINATOR)), "it has what was set: {:#}", self.live());
                 self.everyone_keeps_their_share()
             }
             Step::Abort { rollout } => {
-                let action = self.with(*rollout, |route| route.set(Weight::ZERO, DENOMINATOR, Some("bad"), 1));
+                let action = self.with(*rollout, |route| route.set(&Weight::ZERO.into(), DENOMINATOR, Some("bad"), 1));
                 self.apply(&action)?;
                 prop_assert_eq!(self.with(*rollout, |route| route.canary_weight()), Weight::ZERO);
                 self.everyone_keeps_their_share()
@@ -183,8 +183,8 @@ impl World {
     /// As a Rollout leaves: at weight 0, if it is in the rule.
     fn leave(&mut self, rollout: usize) -> Result<(), TestCaseError> {
         let off = self.with(rollout, |route| {
-            let split = route.record().is_some() && !route.has(Weight::ZERO, DENOMINATOR);
-            split.then(|| route.set(Weight::ZERO, DENOMINATOR, None, 1))
+            let split = route.record().is_some() && !route.has(&Weight::ZERO.into(), DENOMINATOR);
+            split.then(|| route.set(&Weight::ZERO.into(), DENOMINATOR, None, 1))
         });
         if let Some(action) = off {
             self.apply(&action)?;

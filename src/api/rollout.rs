@@ -1,5 +1,7 @@
 //! The `Rollout`: a workload and how a new version of it goes live.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::{CustomResource, KubeSchema, core::Rule};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -237,7 +239,7 @@ pub struct Canary {
 
 /// One step; exactly one of its fields is set.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.setCanaryScale), has(self.analysis)].filter(x, x).size() == 1").message("a step has exactly one of setWeight, setCanaryScale, pause and analysis: give each a list item of its own"))]
+#[x_kube(validation = Rule::new("[has(self.setWeight), has(self.pause), has(self.setCanaryScale), has(self.analysis), has(self.setHeaderRoute), has(self.setMirrorRoute)].filter(x, x).size() == 1").message("a step has exactly one of setWeight, setCanaryScale, setHeaderRoute, setMirrorRoute, pause and analysis: give each a list item of its own"))]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// Share of the traffic for the new version, in percent: 0 to 100, with at most 3 decimals (0.5).
@@ -248,6 +250,14 @@ pub struct Step {
     /// Number of the new version's pods from here on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set_canary_scale: Option<CanaryScale>,
+
+    /// Sends requests with certain headers to the new version from here on, whatever its weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_header_route: Option<HeaderRoute>,
+
+    /// Sends copies of certain requests to the new version from here on, and drops its answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_mirror_route: Option<MirrorRoute>,
 
     /// Waits for a time, or until someone resumes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -275,6 +285,89 @@ pub struct CanaryScale {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self").message("matchTrafficWeight can only be true: to have another number of pods set replicas or percent instead"))]
     pub match_traffic_weight: Option<bool>,
+}
+
+/// Sends requests with certain headers to the new version. It holds until the last step is done, or until a step with the same name and
+/// no `match` ends it. HTTPRoutes and GRPCRoutes can tell requests by headers, others cannot.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderRoute {
+    /// Name by which a later step replaces or ends it.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Headers that a request must have, all of them. Left out: ends the header route of this name. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub r#match: Vec<HeaderMatch>,
+}
+
+/// A header and what its value must be.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderMatch {
+    /// Name of the header; small and capital letters are the same.
+    #[schemars(length(min = 1, max = 256))]
+    #[x_kube(validation = Rule::new("self.matches('^[-A-Za-z0-9_.!#$%&*+^|~]+$')").message("the name of a header has letters, digits and '-', without blanks: X-Canary"))]
+    pub header_name: String,
+    pub header_value: StringMatch,
+}
+
+/// What a text must be; exactly one of its fields is set.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("[has(self.exact), has(self.prefix), has(self.regex)].filter(x, x).size() == 1").message("set exactly one of exact, prefix and regex"))]
+#[serde(rename_all = "camelCase")]
+pub struct StringMatch {
+    /// Just this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub exact: Option<String>,
+    /// Begins with this. (Of a path: whole parts of it; of a header: written as a regular expression.)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub prefix: Option<String>,
+    /// A regular expression, in the dialect of the gateway, which must know them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub regex: Option<String>,
+}
+
+/// Sends copies of certain requests to the new version, and drops its answers. It holds until the last step is done, or until a step with
+/// the same name and no `match`, or with `percentage` 0, ends it. For HTTPRoutes.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MirrorRoute {
+    /// Name by which a later step replaces or ends it.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Requests that are copied: those that fit any of these. Left out: ends the mirror route of this name. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub r#match: Vec<RequestMatch>,
+    /// How many percent of them are copied. Default 100; less needs a gateway that can mirror a part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percentage: Option<i32>,
+}
+
+/// What a request must be; all that is set must fit.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.method) || has(self.method.exact)").message("a method can only be exact, because the Gateway API knows nothing else: write one match for each method"),
+    validation = Rule::new("!has(self.path) || [has(self.path.exact), has(self.path.prefix)].all(x, !x) || (has(self.path.exact) ? self.path.exact : self.path.prefix).startsWith('/')").message("a path begins with '/'"),
+    validation = Rule::new("has(self.method) || has(self.path) || has(self.headers)").message("a match sets at least one of method, path and headers: for all requests write path: {prefix: /}")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestMatch {
+    /// The method, such as `exact: GET`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<StringMatch>,
+    /// The path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<StringMatch>,
+    /// Headers by name, all of them. At most 8.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub headers: BTreeMap<String, StringMatch>,
 }
 
 /// Waits for a time, or until someone resumes.
@@ -313,7 +406,8 @@ pub struct StepAnalysis {
 #[x_kube(validation = Rule::new("(has(self.templates) && self.templates.size() > 0) || (has(self.metrics) && self.metrics.size() > 0)").message("an analysis needs templates or metrics"))]
 #[serde(rename_all = "camelCase")]
 pub struct BackgroundAnalysis {
-    /// Index (from 0) of the step at which the analysis starts. Default: the first step that gives the new version traffic.
+    /// Index (from 0) of the step at which the analysis starts. Default: the first setWeight above 0; without
+    /// any, the first setHeaderRoute.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 63))]
     pub starting_step: Option<i32>,

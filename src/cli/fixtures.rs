@@ -193,7 +193,7 @@ pub fn with_a_past() -> View {
 
 pub fn progressing() -> View {
     let (sets, pods) = both();
-    let mut status = at_step(2, "12:02:55", "Progressing", "the routes have the new weight since it is observed: waits 10 s in all");
+    let mut status = at_step(2, "12:02:55", "Progressing", "the routes have what the step sets since it is observed: waits 10 s in all");
     status["weights"] = json!({"stable": 75.0, "canary": 25.0, "observed": 25.0});
     status["transition"] = json!({"what": "roll/7f9b/045-weight", "since": micro("12:02:55"), "observedAt": micro("12:02:56")});
     view(status, sets, pods, vec![passing()])

@@ -12,7 +12,7 @@ use super::{
 use crate::api::{
     Phase, Rollout, Span,
     analysis::Metric,
-    rollout::{CanaryScale, Step, StepAnalysis},
+    rollout::{CanaryScale, HeaderRoute, MirrorRoute, RequestMatch, Step, StepAnalysis, StringMatch},
     status::HoldReason,
 };
 
@@ -23,6 +23,8 @@ const DEFAULT_INTERVAL: u32 = 30;
 pub fn step(step: &Step) -> String {
     match (&step.set_weight, &step.pause, &step.analysis) {
         _ if step.set_canary_scale.is_some() => step.set_canary_scale.as_ref().map(scale).unwrap_or_default(),
+        _ if step.set_header_route.is_some() => step.set_header_route.as_ref().map(header_route).unwrap_or_default(),
+        _ if step.set_mirror_route.is_some() => step.set_mirror_route.as_ref().map(mirror_route).unwrap_or_default(),
         (Some(weight), ..) => format!("setWeight {}", percent(*weight)),
         (_, Some(pause), _) => pause.duration.as_ref().map_or("pause until promoted".into(), |duration| format!("pause {duration}")),
         (.., Some(analysis)) => format!("analysis {}", parts(analysis).join(", ")),
@@ -36,6 +38,40 @@ fn scale(scale: &CanaryScale) -> String {
         (Some(replicas), _) => format!("setCanaryScale {}", plural(usize::try_from(replicas).unwrap_or(0), "pod")),
         (_, Some(percent)) => format!("setCanaryScale {percent} % of the pods"),
         _ => "setCanaryScale as the weight needs".into(),
+    }
+}
+
+/// Which requests go to the canary.
+fn header_route(route: &HeaderRoute) -> String {
+    let headers: Vec<String> = route.r#match.iter().map(|header| value(&header.header_name, &header.header_value)).collect();
+    match headers.is_empty() {
+        true => format!("setHeaderRoute {} ends", route.name),
+        false => format!("setHeaderRoute {} {}", route.name, headers.join(" and ")),
+    }
+}
+
+/// Which requests are copied to the canary.
+fn mirror_route(route: &MirrorRoute) -> String {
+    let percentage = route.percentage.unwrap_or(100);
+    let requests: Vec<String> = route.r#match.iter().map(request).collect();
+    match requests.is_empty() || percentage == 0 {
+        true => format!("setMirrorRoute {} ends", route.name),
+        false => format!("setMirrorRoute {} {percentage} % of {}", route.name, requests.join(" or ")),
+    }
+}
+
+fn request(request: &RequestMatch) -> String {
+    let method = request.method.iter().filter_map(|method| method.exact.clone());
+    let path = request.path.iter().map(|path| value("path", path));
+    let headers = request.headers.iter().map(|(name, wanted)| value(name, wanted));
+    method.chain(path).chain(headers).collect::<Vec<_>>().join(" ")
+}
+
+fn value(name: &str, wanted: &StringMatch) -> String {
+    match (&wanted.exact, &wanted.prefix, &wanted.regex) {
+        (Some(exact), ..) => format!("{name}={exact}"),
+        (_, Some(prefix), _) => format!("{name}={prefix}*"),
+        (.., regex) => format!("{name}~{}", regex.as_deref().unwrap_or_default()),
     }
 }
 
@@ -160,6 +196,18 @@ mod tests {
             (json!({"setCanaryScale": {"replicas": 1}}), "setCanaryScale 1 pod"),
             (json!({"setCanaryScale": {"percent": 50}}), "setCanaryScale 50 % of the pods"),
             (json!({"setCanaryScale": {"matchTrafficWeight": true}}), "setCanaryScale as the weight needs"),
+            (
+                json!({"setHeaderRoute": {"name": "testers", "match": [
+                    {"headerName": "X-Canary", "headerValue": {"exact": "yes"}}, {"headerName": "X-Team", "headerValue": {"prefix": "qa-"}}]}}),
+                "setHeaderRoute testers X-Canary=yes and X-Team=qa-*",
+            ),
+            (json!({"setHeaderRoute": {"name": "testers"}}), "setHeaderRoute testers ends"),
+            (
+                json!({"setMirrorRoute": {"name": "copy", "percentage": 20, "match": [
+                    {"method": {"exact": "GET"}, "path": {"prefix": "/shop"}}, {"headers": {"X-Team": {"regex": "qa|dev"}}}]}}),
+                "setMirrorRoute copy 20 % of GET path=/shop* or X-Team~qa|dev",
+            ),
+            (json!({"setMirrorRoute": {"name": "copy", "percentage": 0}}), "setMirrorRoute copy ends"),
             (json!({"analysis": {"templates": [{"name": "web"}]}}), "analysis web"),
         ] {
             assert_eq!(step(&serde_json::from_value(written).unwrap()), expected);

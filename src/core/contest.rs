@@ -50,6 +50,8 @@ impl Draft<'_> {
         let (service, canary) = self.pair();
         let (field, in_git) = match reverted.what.starts_with("Service") {
             true => ("spec.selector", "let it ignore".to_owned()),
+            // Rules of our own are there only while a rollout runs, whatever Git lists.
+            false if self.spec.has_rules() => ("spec.rules", "let it ignore".to_owned()),
             false => ("spec.rules", format!("list {service} and {canary} there in Git, both without weights, or let it ignore")),
         };
         let how = match reverted.manager.as_str() {

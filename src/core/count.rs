@@ -32,7 +32,7 @@ impl Draft<'_> {
 
     /// The present step's share of pods is ready. More pods only for a canary whose verdicts so far are closed.
     fn ensure_count(&mut self, stable: &str, canary: &str, index: usize) -> Flow {
-        let (before, _) = self.weight_before(index);
+        let before = self.portion_before(index).0.weight;
         let (weight, set_by) = self.spec.weight_at(index);
         let needed = weight.pods_beside(self.replicas).max(self.spec.scale_at(index, self.replicas.max(1)));
         let has = self.obs.replica_set(canary).map_or(0, |rs| rs.replicas);

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
+    canary_rule::Portion,
     observed::{Observed, RouteView},
     patch::Action,
     revision,
@@ -57,8 +58,8 @@ pub enum Stage {
     Selected,
     /// The pods for the weight that the step of this index sets.
     Capacity(usize),
-    /// The weight that the step of this index sets.
-    Weight(usize),
+    /// The weight or rule that the step of this index sets.
+    Portion(usize),
     // The way home.
     Reentered,
     ServiceDrained,
@@ -78,7 +79,7 @@ impl Stage {
             Self::Selected | Self::CanaryReleased => 4,
             Self::Left => 5,
             Self::Capacity(index) => 10 + 2 * index,
-            Self::Weight(index) => 11 + 2 * index,
+            Self::Portion(index) => 11 + 2 * index,
         }
     }
 
@@ -92,7 +93,7 @@ impl Stage {
     fn name(self) -> String {
         match self {
             Self::Capacity(index) => format!("Capacity-{index}"),
-            Self::Weight(index) => format!("Weight-{index}"),
+            Self::Portion(index) => format!("Weight-{index}"),
             other => format!("{other:?}"),
         }
     }
@@ -213,12 +214,17 @@ impl<'a> Draft<'a> {
         known.cloned().or_else(|| revision::stable(self.obs))
     }
 
-    /// Gives the canary this weight in every route where it has another.
-    pub fn set_weight(&mut self, weight: Weight) -> bool {
-        self.write_weight(weight, None)
+    /// Gives the canary this portion, and no more, in every route where it has another.
+    pub fn set_portion(&mut self, portion: &Portion) -> bool {
+        self.write_portion(portion, None)
     }
 
-    pub fn write_weight(&mut self, weight: Weight, rejected: Option<&str>) -> bool {
+    /// The canary gets nothing.
+    pub fn take_all(&mut self) -> bool {
+        self.set_portion(&Portion::default())
+    }
+
+    pub fn write_portion(&mut self, portion: &Portion, rejected: Option<&str>) -> bool {
         let denominator = self.spec.denominator();
         let epoch = self.obs.epoch;
         // A canary that is taken back before its Service was made has no backend in any route: it must not get one for that.
@@ -226,9 +232,10 @@ impl<'a> Draft<'a> {
         let needs = |route: &Route| {
             let record = route.record();
             let recorded = record.as_ref().and_then(|r| r.rejected.as_deref());
-            (enters || record.is_some()) && (!route.has(weight, denominator) || (rejected.is_some() && recorded != rejected))
+            (enters || record.is_some()) && (!route.has(portion, denominator) || (rejected.is_some() && recorded != rejected))
         };
-        let actions: Vec<Action> = self.routes().iter().filter(|r| needs(r)).map(|r| r.set(weight, denominator, rejected, epoch)).collect();
+        let actions: Vec<Action> =
+            self.routes().iter().filter(|r| needs(r)).map(|r| r.set(portion, denominator, rejected, epoch)).collect();
         let changed = !actions.is_empty();
         for action in actions {
             self.act(action);
@@ -236,12 +243,12 @@ impl<'a> Draft<'a> {
         changed
     }
 
-    /// Every route has this weight, and every parent that reports has taken it up.
-    pub fn weight_observed(&self, weight: Weight) -> Result<(), String> {
+    /// Every route gives the canary just this, and every parent that reports has taken it up.
+    pub fn portion_observed(&self, portion: &Portion) -> Result<(), String> {
         for route in self.routes() {
-            let off = weight == Weight::ZERO && route.is_off(self.spec.denominator());
-            if !off && !route.has(weight, self.spec.denominator()) {
-                return Err(format!("waits for {} {} to give the canary {weight}", route.view.kind, route.view.meta.name));
+            let off = portion.is_nothing() && route.is_off(self.spec.denominator());
+            if !off && !route.has(portion, self.spec.denominator()) {
+                return Err(format!("waits for {} {} to give the canary {portion}", route.view.kind, route.view.meta.name));
             }
             route.accepted().map_err(|why| format!("waits for the gateway: {why}"))?;
         }
@@ -253,6 +260,11 @@ impl<'a> Draft<'a> {
         self.routes().iter().map(Route::canary_weight).max().unwrap_or_default()
     }
 
+    /// Any route gives the canary requests, or copies of them: by weight, or by a rule of ours.
+    pub fn is_on(&self) -> bool {
+        self.routes().iter().any(Route::is_on)
+    }
+
     /// Any route carries our record: the canary's backend has entered, and has not left.
     pub fn is_recorded(&self) -> bool {
         self.routes().iter().any(|route| route.record().is_some())
@@ -261,7 +273,7 @@ impl<'a> Draft<'a> {
     /// The canary gets no traffic, and its Service selects nothing but stable.
     pub fn is_home(&self, stable: &str) -> bool {
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
-        self.live_weight() == Weight::ZERO && selected.is_none_or(|hash| hash == stable)
+        !self.is_on() && selected.is_none_or(|hash| hash == stable)
     }
 
     /// Adds the end of the running rollout to the history.
@@ -290,7 +302,7 @@ impl Stage {
             Self::Entered => "the canary's backend is in the routes at weight 0",
             Self::CanaryReady | Self::Capacity(_) => "the canary's pods are ready",
             Self::Selected => "the canary Service selects the canary's pods",
-            Self::Weight(_) => "the routes have the new weight",
+            Self::Portion(_) => "the routes have what the step sets",
             Self::Reentered => "the new version's backend is in the routes again at weight 0",
             Self::ServiceDrained => "the old version gets no traffic any more",
             Self::Repinned => "the Service selects the new version",

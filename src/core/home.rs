@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
+    canary_rule::Portion,
     draft::{Draft, Flow, Stage, Waiting, wait},
     observed::{Meta, ReplicaSetView, ServiceView},
     patch::{self, Guarded, Kind, MANAGER},
@@ -32,7 +33,7 @@ impl Draft<'_> {
     /// waited for before it.
     pub fn abort(&mut self, stable: &str, canary: &str, reason: &str) -> Flow {
         self.actions.clear(); // a write that is refused must not hold this one up; the others are planned again
-        self.write_weight(Weight::ZERO, Some(canary));
+        self.write_portion(&Portion::default(), Some(canary));
         self.mark_rejected(canary, reason);
         let step = self.status.current_step.as_ref().map(|s| format!(" (at step {} of {})", s.index + 1, self.spec.steps.len() + 1));
         self.remember(RolloutOutcome::Aborted, format!("{reason}{}", step.unwrap_or_default()));
@@ -77,7 +78,7 @@ impl Draft<'_> {
         self.status.current_step = None;
         self.status.hold = None;
         let planned = std::mem::take(&mut self.actions);
-        self.write_weight(Weight::ZERO, Some(canary)); // before anything that could be refused
+        self.write_portion(&Portion::default(), Some(canary)); // before anything that could be refused
         self.actions.extend(planned);
         self.mark_rejected(canary, &reason);
         self.end_runs(true);
@@ -145,7 +146,7 @@ impl Draft<'_> {
         let outdated = |r: &super::route::Route| r.record().and_then(|r| r.rejected).is_some_and(|hash| hash != present);
         let (denominator, epoch) = (self.spec.denominator(), obs.epoch);
         let rewritten: Vec<_> =
-            self.routes().iter().filter(|r| outdated(r)).map(|r| r.set(Weight::ZERO, denominator, None, epoch)).collect();
+            self.routes().iter().filter(|r| outdated(r)).map(|r| r.set(&Portion::default(), denominator, None, epoch)).collect();
         for action in rewritten {
             self.act(action);
         }
@@ -204,7 +205,7 @@ impl Draft<'_> {
         let rejected = self.status.rejected.first().map(|rejected| rejected.revision.clone());
         let routes = self.routes();
         let split = routes.iter().filter(|r| r.record().is_some() && !r.is_off(denominator));
-        let actions: Vec<_> = split.map(|r| r.set(Weight::ZERO, denominator, rejected.as_deref(), epoch)).collect();
+        let actions: Vec<_> = split.map(|r| r.set(&Portion::default(), denominator, rejected.as_deref(), epoch)).collect();
         let changed = !actions.is_empty();
         for action in actions {
             self.act(action);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::api::{
     AnalysisRunSpec, AnalysisRunStatus, AnalysisTemplateSpec, RolloutActionSpec, RolloutSpec, RolloutStatus, action::RolloutActionStatus,
@@ -163,6 +163,17 @@ pub struct RuleView {
     pub name: Option<String>,
     /// `backendRefs` as they stand.
     pub refs: Vec<Value>,
+    /// All but `backendRefs`, as it stands: fields that we do not know, too.
+    pub rest: Map<String, Value>,
+}
+
+impl RuleView {
+    /// The rule as it stands.
+    pub fn whole(&self) -> Value {
+        let mut whole = self.rest.clone();
+        whole.insert("backendRefs".to_owned(), Value::from(self.refs.clone()));
+        Value::Object(whole)
+    }
 }
 
 /// What one parent (a Gateway) reports about a route.

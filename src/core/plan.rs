@@ -9,7 +9,6 @@ use super::{
     patch::{self, Action, Guarded, Kind, Write},
     report, revision,
     revision::Resolved,
-    route::Route,
     spec::{self, Invalid, Spec, invalid},
     verdict, workload,
 };
@@ -46,7 +45,8 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     });
     let remains = Spec::remains(&obs.rollout.spec);
     let mut draft = Draft::new(obs, spec.as_ref().unwrap_or(&remains), now);
-    let checked = checked.and_then(|()| draft.routes().iter().try_for_each(Route::check));
+    let checked =
+        checked.and_then(|()| draft.routes().iter().try_for_each(|route| route.check().and_then(|()| route.check_rules(draft.spec))));
     let outcome = match checked {
         Err(invalid) if !obs.rollout.meta.deleting => match draft.guard() {
             Ok(()) => Outcome::Invalid(invalid),
@@ -231,7 +231,7 @@ impl<'a> Draft<'a> {
     fn is_coming_home(&self, stable: &str) -> bool {
         let pinned = self.obs.service.as_ref().and_then(|s| s.pinned());
         let canary = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
-        let live = self.is_recorded() && self.live_weight() > spec::Weight::ZERO;
+        let live = self.is_recorded() && self.is_on();
         pinned.is_some_and(|hash| hash != stable) || (canary == Some(stable) && live)
     }
 

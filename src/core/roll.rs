@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
+    canary_rule::Portion,
     draft::{Draft, Flow, Pending, Stage, Waiting, wait},
     observed::ReplicaSetView,
     patch::{self, Guarded, Kind},
@@ -169,7 +170,7 @@ impl Draft<'_> {
     fn ensure_entered(&mut self, canary: &str) -> Flow {
         let denominator = self.spec.denominator();
         if !self.routes().iter().all(|r| r.has_entered(denominator)) {
-            self.set_weight(Weight::ZERO);
+            self.take_all();
             self.status.weights_wanted(Weight::ZERO);
             self.rewind(canary, Stage::Entered);
             return self.settle(canary, Stage::Entered, Err("puts the canary's backend into the routes".into()), 0);
@@ -178,70 +179,89 @@ impl Draft<'_> {
         self.settle(canary, Stage::Entered, observed, self.spec.traffic.step_grace_seconds)
     }
 
-    /// The weight of the step before the present one: what the canary may have without anything further.
-    pub fn weight_before(&self, index: usize) -> (Weight, usize) {
+    /// What the canary gets at the step before the present one: what it may have without anything further.
+    pub fn portion_before(&self, index: usize) -> (Portion, usize) {
         match index {
-            0 => (Weight::ZERO, 0),
-            _ if self.promote_full() => (Weight::ZERO, 0),
-            index => self.spec.weight_at(index - 1),
+            0 => (Portion::default(), 0),
+            _ if self.promote_full() => (Portion::default(), 0),
+            index => self.spec.portion_at(index - 1),
         }
     }
 
-    /// The present step's weight is applied and observed. More traffic only for a canary that has the ready pods for it, and whose
-    /// verdicts so far are closed.
-    fn ensure_weight(&mut self, canary: &str, index: usize) -> Flow {
-        let before = self.weight_before(index);
-        let live = self.live_weight();
-        // What it has lost in between (unready pods, a route put back) comes back before it gets more.
+    /// Whether the canary has all of a portion, in every route.
+    fn lacks(&self, portion: &Portion) -> bool {
+        self.live_weight() < portion.weight || self.routes().iter().any(|route| route.lacks(portion, self.spec.denominator()))
+    }
+
+    /// Whether the canary has anything that is not of a portion.
+    fn exceeds(&self, portion: &Portion) -> bool {
+        self.live_weight() > portion.weight || self.routes().iter().any(|route| route.exceeds(portion, self.spec.denominator()))
+    }
+
+    /// What the canary gets now, as far as the present step goes: the step's, or first that of the step before, which it may have lost in
+    /// between (unready pods, a route put back) or which was not observed yet.
+    fn portion_now(&self, index: usize) -> (Portion, usize) {
+        let (before, present) = (self.portion_before(index), self.spec.portion_at(index));
         let observed = self.status.canary.as_ref().is_some_and(|c| c.weight_observed_at.is_some());
-        let (weight, set_by) = match self.spec.weight_at(index) {
-            (weight, _) if before.0 < weight && (live < before.0 || live == before.0 && live > Weight::ZERO && !observed) => before,
-            present => present,
-        };
+        let due = || self.lacks(&before.0) || !observed && !before.0.is_nothing();
+        if present.0.gives_more_than(&before.0) && !self.exceeds(&before.0) && due() { before } else { present }
+    }
+
+    /// The present step's weight and rules are applied and observed. More traffic only for a canary that has the ready pods for it, and
+    /// whose verdicts so far are closed.
+    fn ensure_weight(&mut self, canary: &str, index: usize) -> Flow {
+        let (before, _) = self.portion_before(index);
+        let (portion, set_by) = self.portion_now(index);
+        let live = self.live_weight();
         let base = self.replicas.max(1);
-        let needed = weight.pods(base).max(1).max(self.spec.scale_at(index, base));
+        let needed = portion.weight.pods(base).max(1).max(self.spec.scale_at(index, base));
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(canary);
-        if selected && live > Weight::ZERO && self.obs.ready_pods(canary).next().is_none() {
+        let more = self.lacks(&portion);
+        if selected && self.is_on() && self.obs.ready_pods(canary).next().is_none() {
             // A Service without endpoints answers with errors.
-            self.set_weight(Weight::ZERO);
+            self.take_all();
             self.status.weights_wanted(Weight::ZERO);
-        } else if live > weight {
-            self.set_weight(weight); // less is always allowed
+        } else if self.exceeds(&portion) && !more {
+            self.set_portion(&portion); // less is always allowed
+        } else if live > portion.weight {
+            self.set_portion(&portion.weight.into()); // its rules come back when what they need is there
+            self.wake(self.now);
+            return wait(Waiting::Settling, format!("gives the canary {} for now", portion.weight));
         }
         self.ensure_canary_set(canary, needed.max(live.pods(base)), base.max(needed))?;
         self.ensure_ready(canary, needed, !selected, set_by)?;
         self.ensure_selected(canary, usize::try_from(needed).unwrap_or(1))?;
-        if weight > live {
+        if more {
             self.ensure_not_held()?;
-            if weight > before.0 {
+            if portion.gives_more_than(&before) {
                 self.ensure_uncontested()?;
             }
-            if before.0 > Weight::ZERO && weight > before.0 {
+            if !before.is_nothing() && portion.gives_more_than(&before) {
                 self.ensure_evidence()?;
             }
-            self.rewind(canary, Stage::Weight(set_by));
+            self.rewind(canary, Stage::Portion(set_by));
         }
-        self.apply_weight(canary, weight, set_by)?;
-        if weight != self.spec.weight_at(index).0 {
+        self.apply_portion(canary, &portion, set_by)?;
+        if portion != self.spec.portion_at(index).0 {
             self.wake(self.now);
-            return wait(Waiting::Settling, format!("the canary has its {weight} again"));
+            return wait(Waiting::Settling, format!("the canary has its {portion} again"));
         }
         Ok(())
     }
 
-    fn apply_weight(&mut self, canary: &str, weight: Weight, set_by: usize) -> Flow {
-        self.status.weights_wanted(weight);
-        if self.set_weight(weight)
+    fn apply_portion(&mut self, canary: &str, portion: &Portion, set_by: usize) -> Flow {
+        self.status.weights_wanted(portion.weight);
+        if self.set_portion(portion)
             && let Some(state) = &mut self.status.canary
         {
             state.weight_observed_at = None;
         }
-        let observed = self.weight_observed(weight);
-        self.settle(canary, Stage::Weight(set_by), observed, self.spec.traffic.step_grace_seconds)?;
-        self.weight_observed(weight).or_else(|why| wait(Waiting::Progress, why))?;
-        self.status.weights_observed(weight);
+        let observed = self.portion_observed(portion);
+        self.settle(canary, Stage::Portion(set_by), observed, self.spec.traffic.step_grace_seconds)?;
+        self.portion_observed(portion).or_else(|why| wait(Waiting::Progress, why))?;
+        self.status.weights_observed(portion.weight);
         let now = self.time();
-        if let Some(state) = self.status.canary.as_mut().filter(|s| weight > Weight::ZERO && s.weight_observed_at.is_none()) {
+        if let Some(state) = self.status.canary.as_mut().filter(|s| !portion.is_nothing() && s.weight_observed_at.is_none()) {
             state.weight_observed_at = Some(now);
         }
         Ok(())
@@ -308,7 +328,7 @@ impl Draft<'_> {
     /// The step itself is done.
     pub fn ensure_step(&mut self, index: usize) -> Flow {
         match self.spec.steps.get(index).cloned() {
-            None | Some(StepKind::SetWeight(_) | StepKind::SetScale(_)) => Ok(()),
+            None | Some(StepKind::SetWeight(_) | StepKind::SetScale(_) | StepKind::SetRule(_)) => Ok(()),
             Some(StepKind::Pause(None)) => wait(Waiting::Person, "paused: waits until someone promotes it (`kubectl sluice promote`)"),
             Some(StepKind::Pause(Some(duration))) => {
                 let started = self.status.current_step.as_ref().map_or(self.now, |s| s.started_at.0);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
+    canary_rule::{AddedRule, Portion, places},
     observed::{Meta, RouteView, RuleView},
     patch::{Action, Guarded, Kind},
     spec::{Invalid, Weight, invalid},
@@ -27,6 +28,9 @@ pub struct Record {
     pub service: String,
     pub canary_service: String,
     pub rules: Vec<RuleRecord>,
+    /// Rules of our own: they send requests to the canary whatever its weight, or copies of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<AddedRule>,
     /// The revision that was taken back by the write that wrote this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
@@ -61,8 +65,14 @@ struct Entry<'a> {
     rule: &'a RuleRecord,
 }
 
+impl Record {
+    pub fn pair(&self) -> Pair<'_> {
+        Pair { service: &self.service, canary: &self.canary_service }
+    }
+}
+
 fn entries(record: &Record) -> impl Iterator<Item = Entry<'_>> {
-    let pair = Pair { service: &record.service, canary: &record.canary_service };
+    let pair = record.pair();
     record.rules.iter().map(move |rule| Entry { pair, rule })
 }
 
@@ -74,7 +84,7 @@ pub struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn has(&self, backend: &Value, namespace: &str) -> bool {
+    pub fn has(&self, backend: &Value, namespace: &str) -> bool {
         names(backend, namespace, self.service) || names(backend, namespace, self.canary)
     }
 }
@@ -89,12 +99,12 @@ pub struct Route<'a> {
     pub rule_names: &'a [String],
 }
 
-fn weight(backend: &Value) -> u64 {
+pub fn weight(backend: &Value) -> u64 {
     backend.get("weight").and_then(Value::as_u64).unwrap_or(1)
 }
 
 /// Whether a backend is the Service `name` of the route's own namespace.
-fn names(backend: &Value, namespace: &str, name: &str) -> bool {
+pub fn names(backend: &Value, namespace: &str, name: &str) -> bool {
     let text = |key: &str| backend.get(key).and_then(Value::as_str);
     text("name") == Some(name)
         && text("kind").unwrap_or("Service") == "Service"
@@ -121,9 +131,9 @@ pub fn record_key(rollout: &str) -> String {
 
 /// One rule that is split, as it stands and as Git has it.
 #[derive(Clone, Debug)]
-struct Rule<'a> {
-    at: usize,
-    live: &'a [Value],
+pub struct Rule<'a> {
+    pub at: usize,
+    pub live: &'a [Value],
     git: Vec<Value>,
     factor: u64,
     edition: u64,
@@ -144,8 +154,14 @@ impl<'a> Route<'a> {
         self.records().find(|(rollout, _)| *rollout == self.rollout).map(|(_, record)| record)
     }
 
-    fn others(&self) -> Vec<Record> {
+    pub fn others(&self) -> Vec<Record> {
         self.records().filter(|(rollout, _)| *rollout != self.rollout).map(|(_, record)| record).collect()
+    }
+
+    /// Places of the rules that Rollouts have added.
+    pub fn added_places(&self) -> Vec<usize> {
+        let records: Vec<Record> = self.records().map(|(_, record)| record).collect();
+        places(&records, &self.view.rules)
     }
 
     fn is_ours(&self, backend: &Value) -> bool {
@@ -160,12 +176,13 @@ impl<'a> Route<'a> {
     fn chosen<'b>(&'b self, record: Option<&'b Record>) -> impl Iterator<Item = (usize, &'a RuleView)> + 'b {
         let named = |rule: &RuleView| self.rule_names.is_empty() || rule.name.as_ref().is_some_and(|name| self.rule_names.contains(name));
         let recorded = move |at: usize| record.is_some_and(|r| r.rules.iter().any(|entry| entry.at == at));
-        let rules = self.view.rules.iter().enumerate();
+        let added = self.added_places();
+        let rules = self.view.rules.iter().enumerate().filter(move |(at, _)| !added.contains(at));
         rules.filter(move |(at, rule)| (named(rule) || recorded(*at)) && rule.refs.iter().any(|backend| self.is_service(backend)))
     }
 
     /// The rules that are split.
-    fn rules(&self, denominator: u64) -> Vec<Rule<'a>> {
+    pub fn rules(&self, denominator: u64) -> Vec<Rule<'a>> {
         let record = self.record();
         let others = self.others();
         self.chosen(record.as_ref()).map(|(at, rule)| self.rule(at, rule, record.as_ref(), &others, denominator)).collect()
@@ -263,7 +280,7 @@ impl<'a> Route<'a> {
     }
 
     /// Our backends of a rule as they are to be at a weight of the canary.
-    fn split(&self, rule: &Rule<'a>, canary: Weight) -> Vec<Backend> {
+    pub fn split(&self, rule: &Rule, canary: Weight) -> Vec<Backend> {
         let position = |list: &[Value], name: &str| -> Vec<usize> {
             list.iter().enumerate().filter(|(_, b)| names(b, self.namespace, name)).map(|(i, _)| i).collect()
         };
@@ -288,22 +305,39 @@ impl<'a> Route<'a> {
         backends
     }
 
-    /// Whether every rule has our backends with just this split.
-    pub fn has(&self, canary: Weight, denominator: u64) -> bool {
-        self.rules(denominator).iter().all(|rule| {
+    /// The backends of a rule as they are to stand at a weight of the canary.
+    pub fn placed(&self, rule: &Rule, canary: Weight) -> Vec<Value> {
+        let mut backends = rule.live.to_vec();
+        for (at, weight) in self.multiplied(rule) {
+            backends[at]["weight"] = json!(weight);
+        }
+        for backend in self.split(rule, canary) {
+            match backend.live {
+                Some(at) => backends[at]["weight"] = json!(backend.weight),
+                None => backends.push(backend.placed(rule.live)),
+            }
+        }
+        backends
+    }
+
+    /// Whether every rule has our backends with just this split, and our rules beside them stand.
+    pub fn has(&self, portion: &Portion, denominator: u64) -> bool {
+        let split = self.rules(denominator).iter().all(|rule| {
             let placed = |b: &Backend| b.live.is_some_and(|at| weight(&rule.live[at]) == b.weight);
-            !rule.as_in_git && self.split(rule, canary).iter().all(placed)
-        })
+            !rule.as_in_git && self.split(rule, portion.weight).iter().all(placed)
+        });
+        split && self.has_rules(portion, denominator)
     }
 
     /// Whether no rule gives the canary anything: as we wrote it, or because the rule is as in Git, without the canary.
     pub fn is_off(&self, denominator: u64) -> bool {
-        self.has(Weight::ZERO, denominator) || self.canary_weight() == Weight::ZERO && self.rules(denominator).iter().all(|r| r.as_in_git)
+        self.has(&Portion::default(), denominator) || !self.is_on() && self.rules(denominator).iter().all(|r| r.as_in_git)
     }
 
     /// Somebody has put a rule back (or written it anew) that we had split.
     pub fn was_put_back(&self, denominator: u64) -> bool {
-        self.record().is_some_and(|record| !record.rules.is_empty()) && self.rules(denominator).iter().any(|rule| rule.as_in_git)
+        let split = self.record().is_some_and(|record| !record.rules.is_empty());
+        split && (self.has_lost_rules() || self.rules(denominator).iter().any(|rule| rule.as_in_git))
     }
 
     /// Whether the canary backend is in every rule.
@@ -321,8 +355,9 @@ impl<'a> Route<'a> {
         self.chosen(record.as_ref()).map(|(_, rule)| share(rule)).max().unwrap_or_default()
     }
 
-    /// The patch that gives the canary this weight in every rule. `rejected` records an abort in the same write.
-    pub fn set(&self, canary: Weight, denominator: u64, rejected: Option<&str>, epoch: u64) -> Action {
+    /// The patch that gives the canary this weight in every rule, and just these rules beside it. `rejected` records an abort in the same
+    /// write.
+    pub fn set(&self, portion: &Portion, denominator: u64, rejected: Option<&str>, epoch: u64) -> Action {
         let before = self.record();
         let flux_set = self.view.meta.annotations.get(keys::FLUX_RECONCILE).map(String::as_str);
         let others_flux = self.others().iter().any(|r| r.flux);
@@ -330,6 +365,7 @@ impl<'a> Route<'a> {
             service: self.pair.service.to_owned(),
             canary_service: self.pair.canary.to_owned(),
             rules: vec![],
+            added: vec![],
             rejected: rejected.map(str::to_owned),
             flux: before.as_ref().map_or(flux_set != Some(keys::FLUX_DISABLED) || others_flux, |r| r.flux),
             unresolved: before.as_ref().map_or_else(|| self.is_unresolved(), |r| r.unresolved),
@@ -337,14 +373,14 @@ impl<'a> Route<'a> {
         let mut patch = Guarded::new(Kind::Route(self.view.kind), &self.view.meta);
         for rule in self.rules(denominator) {
             let path = format!("/spec/rules/{}/backendRefs", rule.at);
-            let backends = self.split(&rule, canary);
+            let backends = self.split(&rule, portion.weight);
             // An abort must not wait for anything but the backends being where they are.
             patch = match rejected {
                 Some(_) => rule.live.iter().enumerate().fold(patch, |p, (i, b)| p.test(format!("{path}/{i}/name"), b["name"].clone())),
                 None => patch.test(path.clone(), rule.live.to_vec()),
             };
-            if rule.as_in_git {
-                patch = self.multiply_others(patch, &rule, &path);
+            for (at, weight) in self.multiplied(&rule) {
+                patch = patch.add(format!("{path}/{at}/weight"), weight);
             }
             let mut placed: Vec<(usize, u64)> = vec![];
             let mut end = rule.live.len();
@@ -355,9 +391,7 @@ impl<'a> Route<'a> {
                         at
                     }
                     None => {
-                        let mut value = backend.value;
-                        value["weight"] = json!(backend.weight);
-                        patch = patch.add(format!("{path}/-"), value);
+                        patch = patch.add(format!("{path}/-"), backend.placed(rule.live));
                         end += 1;
                         end - 1
                     }
@@ -373,22 +407,24 @@ impl<'a> Route<'a> {
                 wrote: placed.into_iter().map(|(_, w)| w).collect(),
             });
         }
+        (patch, record.added) = self.write_rules(patch, portion, denominator);
         if flux_set != Some(keys::FLUX_DISABLED) {
             patch = patch.annotate(keys::FLUX_RECONCILE, keys::FLUX_DISABLED);
         }
         let text = serde_json::to_string(&record).unwrap_or_default();
         let what = match rejected {
             Some(revision) => format!("take all traffic of {} back to stable, and reject {revision}", self.view.meta.name),
-            None => format!("give the canary {canary} in {}", self.view.meta.name),
+            None => format!("give the canary {portion} in {}", self.view.meta.name),
         };
         patch.annotate(&record_key(self.rollout), text).fenced(what, epoch)
     }
 
     /// Everybody else's weights in a rule that stands as in Git: other Rollouts' parts, too, go on from there. What Git has not is a canary
     /// of another Rollout, left over: it gets its traffic back from its own Rollout.
-    fn multiply_others(&self, patch: Guarded<'a>, rule: &Rule<'a>, path: &str) -> Guarded<'a> {
-        let others = align(rule.live, &rule.git).into_iter().enumerate().filter(|(_, (backend, _))| !self.is_ours(backend));
-        others.fold(patch, |patch, (at, (_, git))| patch.add(format!("{path}/{at}/weight"), git.map_or(0, |git| weight(git) * rule.factor)))
+    fn multiplied(&self, rule: &Rule) -> Vec<(usize, u64)> {
+        let all = align(rule.live, &rule.git).into_iter().enumerate().filter(|_| rule.as_in_git);
+        let others = all.filter(|(_, (backend, _))| !self.is_ours(backend));
+        others.map(|(at, (_, git))| (at, git.map_or(0, |git| weight(git) * rule.factor))).collect()
     }
 
     /// The patch that puts the route back as its author wrote it, and takes our marks away. Both Services select the same pods by
@@ -404,6 +440,7 @@ impl<'a> Route<'a> {
             let back = if shared { self.without_us(&rule) } else { rule.git };
             patch = patch.replace(path, back);
         }
+        (patch, _) = self.write_rules(patch, &Portion::default(), denominator);
         patch = patch.unannotate(&record_key(self.rollout));
         let what = format!("put {} back as it was", self.view.meta.name);
         if others.is_empty() {
@@ -441,7 +478,7 @@ impl<'a> Route<'a> {
     }
 
     /// Kind and name, as messages tell it.
-    fn named(&self) -> String {
+    pub fn named(&self) -> String {
         format!("{} {}", self.view.kind, self.view.meta.name)
     }
 
@@ -484,10 +521,19 @@ impl<'a> Route<'a> {
 
 /// One of our backends in a rule: where it stands, and its weight to be.
 #[derive(Clone, Debug)]
-struct Backend {
+pub struct Backend {
     live: Option<usize>,
-    weight: u64,
+    pub weight: u64,
     value: Value,
+}
+
+impl Backend {
+    /// As it is to stand in a rule.
+    pub fn placed(&self, live: &[Value]) -> Value {
+        let mut value = self.live.map_or(&self.value, |at| &live[at]).clone();
+        value["weight"] = json!(self.weight);
+        value
+    }
 }
 
 /// The factor for a rule: fine enough for every step, within the Gateway API's largest weight.

@@ -3,8 +3,12 @@
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 
-use super::observed::{Observed, Rival};
-use crate::api::rollout::{RolloutSpec, StepAnalysis, Traffic};
+use super::{
+    canary_rule::{CanaryRule, Effect, Portion},
+    observed::{Observed, Rival},
+    requests::{Requests, Text},
+};
+use crate::api::rollout::{HeaderRoute, MirrorRoute, RequestMatch, RolloutSpec, RouteKind, StepAnalysis, StringMatch, Traffic};
 
 /// A share of the traffic in thousandths of a percent: 0 to 100,000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +59,8 @@ impl std::fmt::Display for Weight {
 pub enum StepKind {
     SetWeight(Weight),
     SetScale(Scale),
+    /// Sets the rule of this effect and name; one without requests ends it.
+    SetRule(CanaryRule),
     Pause(Option<SignedDuration>),
     Analysis(StepAnalysis),
 }
@@ -110,7 +116,11 @@ pub fn parse(spec: &RolloutSpec) -> Result<Spec, Invalid> {
         return Err(invalid("spec.strategy", "set spec.strategy.canary"));
     };
     let steps = canary.steps.iter().enumerate().map(|(i, step)| parse_step(i, step)).collect::<Result<Vec<_>, _>>()?;
-    let first_weight = steps.iter().position(|s| matches!(s, StepKind::SetWeight(w) if *w > Weight::ZERO)).unwrap_or(steps.len());
+    check_rules(spec, &steps)?;
+    // A few testers are no base for a verdict, so header routes count only where nothing else gives the canary traffic.
+    let weight = steps.iter().position(|s| matches!(s, StepKind::SetWeight(w) if *w > Weight::ZERO));
+    let sends = |s: &StepKind| matches!(s, StepKind::SetRule(rule) if rule.effect == Effect::Send && !rule.requests.is_empty());
+    let first_weight = weight.or_else(|| steps.iter().position(sends)).unwrap_or(steps.len());
     let analysis_from = match canary.analysis.as_ref().and_then(|a| a.starting_step) {
         Some(step) if step as usize > steps.len() => {
             return Err(invalid(
@@ -142,25 +152,109 @@ fn nowhere() -> Traffic {
 
 fn parse_step(index: usize, step: &crate::api::rollout::Step) -> Result<StepKind, Invalid> {
     let field = format!("spec.strategy.canary.steps[{index}]");
-    match (step.set_weight, &step.set_canary_scale, &step.pause, &step.analysis) {
-        (Some(weight), None, None, None) => Weight::from_percent(weight).map(StepKind::SetWeight).ok_or_else(|| {
+    match (step.set_weight, &step.set_canary_scale, &step.pause, &step.analysis, &step.set_header_route, &step.set_mirror_route) {
+        (Some(weight), None, None, None, None, None) => Weight::from_percent(weight).map(StepKind::SetWeight).ok_or_else(|| {
             invalid(
                 format!("{field}.setWeight"),
                 format!("{weight} is not a percentage from 0 to 100 with at most 3 decimals: write it as 0.5 or 33.333"),
             )
         }),
-        (None, Some(scale), None, None) => match (scale.replicas, scale.percent, scale.match_traffic_weight) {
+        (None, Some(scale), None, None, None, None) => match (scale.replicas, scale.percent, scale.match_traffic_weight) {
             (Some(replicas), None, None) => Ok(StepKind::SetScale(Scale::Replicas(replicas))),
             (None, Some(percent), None) => Ok(StepKind::SetScale(Scale::Percent(percent))),
             (None, None, Some(true)) => Ok(StepKind::SetScale(Scale::AsWeight)),
             _ => Err(invalid(format!("{field}.setCanaryScale"), "set exactly one of replicas, percent and matchTrafficWeight (true)")),
         },
-        (None, None, Some(pause), None) => Ok(StepKind::Pause(pause.duration.as_ref().map(crate::api::Span::get))),
-        (None, None, None, Some(analysis)) => Ok(StepKind::Analysis(analysis.clone())),
-        _ => {
-            Err(invalid(field, "a step has exactly one of setWeight, setCanaryScale, pause and analysis: give each a list item of its own"))
+        (None, None, Some(pause), None, None, None) => Ok(StepKind::Pause(pause.duration.as_ref().map(crate::api::Span::get))),
+        (None, None, None, Some(analysis), None, None) => Ok(StepKind::Analysis(analysis.clone())),
+        (None, None, None, None, Some(route), None) => header_route(format!("{field}.setHeaderRoute"), route),
+        (None, None, None, None, None, Some(route)) => mirror_route(format!("{field}.setMirrorRoute"), route),
+        _ => Err(invalid(
+            field,
+            "a step has exactly one of setWeight, setCanaryScale, setHeaderRoute, setMirrorRoute, pause and analysis: give each a list item of its own",
+        )),
+    }
+}
+
+fn header_route(field: String, route: &HeaderRoute) -> Result<StepKind, Invalid> {
+    let mut headers = vec![];
+    for header in &route.r#match {
+        headers.push((header.header_name.clone(), text(&field, &header.header_value)?));
+    }
+    let requests = if headers.is_empty() { vec![] } else { vec![requests(&field, None, None, headers)?] };
+    Ok(StepKind::SetRule(CanaryRule { field, name: route.name.clone(), effect: Effect::Send, requests }))
+}
+
+fn mirror_route(field: String, route: &MirrorRoute) -> Result<StepKind, Invalid> {
+    let percent = route.percentage.unwrap_or(100);
+    let all: Vec<Requests> = route.r#match.iter().map(|matched| mirrored(&field, matched)).collect::<Result<_, _>>()?;
+    let requests = if percent == 0 { vec![] } else { all };
+    Ok(StepKind::SetRule(CanaryRule { field, name: route.name.clone(), effect: Effect::Mirror(percent), requests }))
+}
+
+fn mirrored(field: &str, matched: &RequestMatch) -> Result<Requests, Invalid> {
+    let method = matched.method.as_ref().map(|method| text(field, method)).transpose()?;
+    let method = method.map(|method| match method {
+        Text::Exact(method) => Ok(method),
+        _ => Err(invalid(field, "a method can only be exact, because the Gateway API knows nothing else: write one match for each method")),
+    });
+    let path = matched.path.as_ref().map(|path| text(field, path)).transpose()?;
+    let headers = matched.headers.iter().map(|(name, value)| Ok((name.clone(), text(field, value)?))).collect::<Result<_, _>>()?;
+    requests(field, method.transpose()?, path, headers)
+}
+
+fn requests(field: &str, method: Option<String>, path: Option<Text>, headers: Vec<(String, Text)>) -> Result<Requests, Invalid> {
+    let is_token = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&*+^|~'`".contains(&b));
+    if let Some((name, _)) = headers.iter().find(|(name, _)| !is_token(name)) {
+        return Err(invalid(
+            field,
+            format!("no header can be called {name:?}: a name has letters, digits and '-', without blanks: X-Canary"),
+        ));
+    }
+    let twice = |(at, (name, _)): &(usize, &(String, Text))| headers[..*at].iter().any(|(before, _)| before.eq_ignore_ascii_case(name));
+    if let Some((_, (name, _))) = headers.iter().enumerate().find(twice) {
+        return Err(invalid(
+            field,
+            format!("header {name} stands twice, and a match can have only one value for it: write one of the two"),
+        ));
+    }
+    Ok(Requests { method, path, headers })
+}
+
+fn text(field: &str, value: &StringMatch) -> Result<Text, Invalid> {
+    match (&value.exact, &value.prefix, &value.regex) {
+        (Some(exact), None, None) => Ok(Text::Exact(exact.clone())),
+        (None, Some(prefix), None) => Ok(Text::Prefix(prefix.clone())),
+        (None, None, Some(regex)) => Ok(Text::Regex(regex.clone())),
+        _ => Err(invalid(field, "set exactly one of exact, prefix and regex")),
+    }
+}
+
+/// Only routes whose rules match requests can have rules for some of them.
+fn check_rules(spec: &RolloutSpec, steps: &[StepKind]) -> Result<(), Invalid> {
+    let rules = steps.iter().filter_map(|step| match step {
+        StepKind::SetRule(rule) => Some(rule),
+        _ => None,
+    });
+    for rule in rules {
+        let Some(traffic) = &spec.traffic else {
+            return Err(invalid(&rule.field, "there is no route that could tell requests apart: set spec.traffic, or take this step out"));
+        };
+        let fits = |kind: RouteKind| match rule.effect {
+            Effect::Send => matches!(kind, RouteKind::HttpRoute | RouteKind::GrpcRoute),
+            Effect::Mirror(_) => kind == RouteKind::HttpRoute,
+        };
+        if let Some(route) = traffic.routes.iter().find(|route| !fits(route.kind)) {
+            let (what, kinds) = match rule.effect {
+                Effect::Send => ("tell requests by their headers", "HTTPRoutes or GRPCRoutes"),
+                Effect::Mirror(_) => ("have its requests mirrored", "HTTPRoutes"),
+            };
+            let mend =
+                format!("{} {} cannot {what}: name only {kinds} in spec.traffic.routes, or take this step out", route.kind, route.name);
+            return Err(invalid(&rule.field, mend));
         }
     }
+    Ok(())
 }
 
 impl Spec {
@@ -191,6 +285,30 @@ impl Spec {
             _ => None,
         });
         set.unwrap_or((Weight::ZERO, 0))
+    }
+
+    /// What the canary gets at a step, and the step that set it last. After the last step: all traffic, and no rules.
+    pub fn portion_at(&self, index: usize) -> (Portion, usize) {
+        let (weight, mut set_by) = self.weight_at(index);
+        let mut rules: Vec<CanaryRule> = vec![];
+        let steps = if index < self.steps.len() { &self.steps[..=index] } else { &[] };
+        for (at, step) in steps.iter().enumerate() {
+            let StepKind::SetRule(rule) = step else { continue };
+            let same = |before: &CanaryRule| {
+                before.name == rule.name && std::mem::discriminant(&before.effect) == std::mem::discriminant(&rule.effect)
+            };
+            rules.retain(|before| !same(before));
+            if !rule.requests.is_empty() {
+                rules.push(rule.clone());
+            }
+            set_by = set_by.max(at);
+        }
+        (Portion { weight, rules }, set_by)
+    }
+
+    /// Whether any step sets a header or mirror route.
+    pub fn has_rules(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, StepKind::SetRule(_)))
     }
 
     /// Pods that the last setCanaryScale up to a step asks for, of so many that serve.
@@ -274,6 +392,8 @@ fn check_service(obs: &Observed, service: &super::observed::ServiceView) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -284,6 +404,41 @@ mod tests {
         for wrong in [-1.0, 100.001, 0.0001, f64::NAN] {
             assert_eq!(Weight::from_percent(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_analysis_begins_at_the_first_weight_and_without_any_at_the_first_header_route() {
+        let testers = json!({"setHeaderRoute": {"name": "t", "match": [{"headerName": "X-T", "headerValue": {"exact": "1"}}]}});
+        let ends = json!({"setHeaderRoute": {"name": "t"}});
+        for (steps, from) in [
+            (json!([testers, {"setWeight": 0}, {"setWeight": 5}]), 2),
+            (json!([ends, testers, {"pause": {}}]), 1),
+            (json!([{"pause": {}}]), 1),
+        ] {
+            let traffic = json!({"service": "api", "routes": [{"kind": "HTTPRoute", "name": "api"}]});
+            let spec = json!({"traffic": traffic, "strategy": {"canary": {"steps": steps}}});
+            assert_eq!(parse(&serde_json::from_value(spec).unwrap()).unwrap().analysis_from, from, "{steps}");
+        }
+    }
+
+    #[test]
+    fn a_rule_holds_until_one_of_its_kind_and_name_replaces_or_ends_it() {
+        let header = |name: &str, value: &str| json!({"setHeaderRoute": {"name": name, "match": [{"headerName": "X-T", "headerValue": {"exact": value}}]}});
+        let copy =
+            |percentage: i32| json!({"setMirrorRoute": {"name": "a", "percentage": percentage, "match": [{"path": {"prefix": "/"}}]}});
+        let steps = json!([header("a", "1"), copy(10), header("b", "1"), header("a", "2"), {"setHeaderRoute": {"name": "b"}}, copy(0)]);
+        let traffic = json!({"service": "api", "routes": [{"kind": "HTTPRoute", "name": "api"}]});
+        let spec = json!({"traffic": traffic, "strategy": {"canary": {"steps": steps}}});
+        let spec = parse(&serde_json::from_value(spec).unwrap()).unwrap();
+        let fields = |index: usize| -> Vec<String> {
+            let short = |rule: &CanaryRule| rule.field.replace("spec.strategy.canary.steps", "").split('.').next().unwrap().to_owned();
+            spec.portion_at(index).0.rules.iter().map(short).collect()
+        };
+        assert_eq!(fields(2), ["[0]", "[1]", "[2]"]);
+        assert_eq!(fields(3), ["[1]", "[2]", "[3]"]);
+        assert_eq!(fields(4), ["[1]", "[3]"]);
+        assert_eq!(fields(5), ["[3]"]);
+        assert!(fields(6).is_empty(), "after the last step none is left");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
+    canary_rule::Portion,
     draft::{Draft, Flow, Stage, Waiting, wait},
     observed::{Meta, ServiceView},
     patch::{self, Action, Guarded, Kind, label},
@@ -155,8 +156,8 @@ impl Draft<'_> {
         let obs = self.obs;
         let Some(service) = &obs.canary_service else {
             self.rewind(canary, Stage::CanaryServiceMade);
-            if self.live_weight() > Weight::ZERO {
-                self.set_weight(Weight::ZERO); // somebody has removed it: its share of the requests fails
+            if self.is_on() {
+                self.take_all(); // somebody has removed it: its share of the requests fails
             }
             if let (Some(anchor), Some(template)) = (&obs.anchor, &obs.service) {
                 self.act(make_canary_service(self, template, anchor, stable));
@@ -167,7 +168,7 @@ impl Draft<'_> {
         self.ensure_policies(canary, service)?;
         match service.pinned() {
             Some(hash) if hash == canary || hash == stable => {}
-            None if self.is_past(canary, Stage::Selected) && self.live_weight() > Weight::ZERO => {
+            None if self.is_past(canary, Stage::Selected) && self.is_on() => {
                 self.pin(service, canary); // somebody has put it back: what it had comes back at once
             }
             _ => {
@@ -190,8 +191,8 @@ impl Draft<'_> {
         let Some(service) = &obs.canary_service else { return Ok(()) };
         if service.pinned() != Some(canary) {
             self.rewind(canary, Stage::Selected);
-            self.set_weight(Weight::ZERO);
-            if let Err(why) = self.weight_observed(Weight::ZERO) {
+            self.take_all();
+            if let Err(why) = self.portion_observed(&Portion::default()) {
                 return self.settle(canary, Stage::Selected, Err(why), 0);
             }
             self.pin(service, canary);
@@ -227,13 +228,14 @@ impl Draft<'_> {
             }
             Some(hash) if hash != stable => {
                 // All traffic is on the canary Service, whose pods are the new stable ones.
-                if !self.routes().iter().all(|r| r.has(Weight::FULL, self.spec.denominator())) {
+                let full = Portion::from(Weight::FULL);
+                if !self.routes().iter().all(|r| r.has(&full, self.spec.denominator())) {
                     self.ensure_reentered(stable)?;
                 }
-                self.set_weight(Weight::FULL);
-                let observed = self.weight_observed(Weight::FULL);
+                self.set_portion(&full);
+                let observed = self.portion_observed(&full);
                 self.settle(stable, Stage::ServiceDrained, observed, self.spec.traffic.drain_seconds)?;
-                self.weight_observed(Weight::FULL).or_else(|why| wait(Waiting::Progress, why))?;
+                self.portion_observed(&full).or_else(|why| wait(Waiting::Progress, why))?;
                 self.pin(service, stable);
                 self.settle(stable, Stage::Repinned, Err(format!("makes Service {} select the new version", service.meta.name)), 0)
             }
@@ -252,7 +254,7 @@ impl Draft<'_> {
     fn ensure_reentered(&mut self, stable: &str) -> Flow {
         let denominator = self.spec.denominator();
         if !self.routes().iter().all(|r| r.has_entered(denominator)) {
-            self.set_weight(Weight::ZERO);
+            self.take_all();
             self.rewind(stable, Stage::Reentered);
             return self.settle(stable, Stage::Reentered, Err("puts the new version's backend into the routes again".into()), 0);
         }

@@ -34,7 +34,7 @@ impl Draft<'_> {
     /// Promoted, but the traffic has not come home yet: the version before it has all its pods.
     pub fn is_just_promoted(&self, stable: &str) -> bool {
         let carries = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(stable);
-        carries && self.is_recorded() && self.routes().iter().all(|r| r.has(Weight::FULL, self.spec.denominator()))
+        carries && self.is_recorded() && self.routes().iter().all(|r| r.has(&Weight::FULL.into(), self.spec.denominator()))
     }
 
     /// What has just been promoted is taken back. Where the Service still selects the version before it, that is one write, as with an
@@ -50,7 +50,7 @@ impl Draft<'_> {
             if pods < wanted {
                 return wait(Waiting::Progress, format!("waits for the pods of revision {before}: {pods} of {wanted} ready"));
             }
-            self.weight_observed(Weight::FULL).or_else(|why| wait(Waiting::Progress, why))?;
+            self.portion_observed(&Weight::FULL.into()).or_else(|why| wait(Waiting::Progress, why))?;
             self.settle(before, Stage::ServiceDrained, Ok(()), 0)?;
             if service.pinned() != Some(before) {
                 self.pin(service, before);

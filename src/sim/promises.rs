@@ -85,7 +85,13 @@ impl Promises {
             return;
         }
         let pods: BTreeSet<&str> = server.list("pods").map(|pod| text(&pod["metadata"]["uid"])).collect();
-        let backends = programmed.routes.values().flat_map(|route| &route.rules).flat_map(|rule| &rule.backends);
+        let rules = || programmed.routes.values().flat_map(|route| &route.rules);
+        for (cluster, percent) in rules().flat_map(|rule| &rule.mirrors) {
+            if programmed.clusters.get(cluster).is_none_or(Vec::is_empty) {
+                self.broken.push(format!("{now} copies of requests fail: {} gets {percent} % but has no pods", cluster.1));
+            }
+        }
+        let backends = rules().flat_map(|rule| &rule.backends);
         for backend in backends.filter(|backend| backend.weight > 0) {
             let endpoints = programmed.clusters.get(&backend.cluster).map(Vec::as_slice).unwrap_or_default();
             let gone = endpoints.iter().find(|endpoint| !pods.contains(endpoint.uid.as_str()));
@@ -201,7 +207,9 @@ fn s4_a_step_is_done_when_it_is_observed(world: &World, before: &Value, after: &
         return Ok(());
     }
     let steps = &after["spec"]["strategy"]["canary"]["steps"];
-    let Some(weight) = steps[usize::try_from(was).unwrap_or(0)]["setWeight"].as_f64() else { return Ok(()) };
+    let done = &steps[usize::try_from(was).unwrap_or(0)];
+    s4_rules_stand(world, after, done, was)?;
+    let Some(weight) = done["setWeight"].as_f64() else { return Ok(()) };
     for route in world.routes_of(after) {
         let share = share(after, route);
         if (share * 100.0 - weight).abs() > 0.01 || !is_accepted(route) {
@@ -211,11 +219,35 @@ fn s4_a_step_is_done_when_it_is_observed(world: &World, before: &Value, after: &
     Ok(())
 }
 
-/// S9: of a route, the weights and the canary backend, in the shares of those rules that belong to `service`. What others have keeps its
-/// share exactly.
+/// A header or mirror route is done when every route has it, or has it no more, and that is accepted.
+fn s4_rules_stand(world: &World, rollout: &Value, done: &Value, step: u64) -> Result<(), String> {
+    let canary = canary_service(rollout);
+    let (set, mirror) = match (done["setHeaderRoute"].as_object(), done["setMirrorRoute"].as_object()) {
+        (Some(set), _) => (set, false),
+        (_, Some(set)) => (set, true),
+        _ => return Ok(()),
+    };
+    let on = set.get("match").is_some_and(|list| list != &json!([])) && set.get("percentage").is_none_or(|percent| percent != 0);
+    for route in world.routes_of(rollout).filter(|route| rules(route).any(|rule| points_at(rule, &service(rollout)))) {
+        let stands = rules(route).any(|rule| is_canary_rule(rule, &canary) && (mirrors_to(rule, &canary) > 0) == mirror);
+        let shared = mirror && world.rollouts().count() > 1; // what another Rollout splits is not mirrored
+        if (on && !stands && !shared) || !is_accepted(route) {
+            return Err(format!("S4: step {step} ({set:?}) is done: it stands: {stands}, accepted: {}", is_accepted(route)));
+        }
+    }
+    Ok(())
+}
+
+/// S9: of a route, the weights and the canary backend, in the shares of those rules that belong to `service`, and rules of our own. What
+/// others have keeps its share exactly.
 fn s9_only_what_is_ours_of_a_route(world: &World, before: &Value, after: &Value) -> Result<(), String> {
+    let canaries: Vec<String> = world.rollouts().map(canary_service).collect();
+    let theirs = |route: &'_ Value| -> Vec<Value> {
+        rules(route).filter(|rule| !canaries.iter().any(|canary| is_canary_rule(rule, canary))).cloned().collect()
+    };
     let strip = |route: &Value| {
         let mut spec = route["spec"].clone();
+        spec["rules"] = Value::from(theirs(route));
         for rule in spec["rules"].as_array_mut().into_iter().flatten() {
             rule["backendRefs"] = Value::Null;
         }
@@ -238,7 +270,7 @@ fn s9_only_what_is_ours_of_a_route(world: &World, before: &Value, after: &Value)
         }
         shares
     };
-    for (was, is) in rules(before).zip(rules(after)) {
+    for (was, is) in theirs(before).iter().zip(&theirs(after)) {
         let (was, is) = (shares(was), shares(is));
         let (whole_was, whole_is) = (was.values().sum::<u64>(), is.values().sum::<u64>());
         if was.keys().ne(is.keys()) || was.iter().any(|(party, weight)| weight * whole_is != is[party] * whole_was) {
@@ -353,7 +385,8 @@ impl<'a> World<'a> {
     /// Revisions whose ready pods a route gives traffic.
     fn carrying(&self) -> BTreeSet<String> {
         let backends = self.routes().flat_map(rules).flat_map(|rule| rule["backendRefs"].as_array().into_iter().flatten());
-        let services: BTreeSet<&str> = backends.filter(|b| weight(b) > 0).map(|b| text(&b["name"])).collect();
+        let mirrors = self.routes().flat_map(rules).flat_map(mirrors).map(|backend| text(&backend["name"]));
+        let services: BTreeSet<&str> = backends.filter(|b| weight(b) > 0).map(|b| text(&b["name"])).chain(mirrors).collect();
         let selectors = services.into_iter().filter_map(|name| Some(&self.service(name)?["spec"]["selector"]));
         let ready = |selector| self.all("pods").filter(move |pod| selects(selector, pod) && is_ready(pod));
         selectors.flat_map(|selector| ready(selector).map(hash_of).collect::<Vec<_>>()).collect()
@@ -401,10 +434,40 @@ fn without_weight(backend: &Value) -> Value {
     json!(backend)
 }
 
-/// The weight that a route gives a Service, if it lists it.
+/// The backends that get copies of a rule's requests.
+fn mirrors(rule: &Value) -> impl Iterator<Item = &Value> {
+    rule["filters"].as_array().into_iter().flatten().map(|filter| &filter["requestMirror"]["backendRef"]).filter(|b| b.is_object())
+}
+
+/// How many percent of a rule's requests are copied to a Service.
+fn mirrors_to(rule: &Value, service: &str) -> u64 {
+    let filters = rule["filters"].as_array().into_iter().flatten().map(|filter| &filter["requestMirror"]);
+    filters.filter(|m| m["backendRef"]["name"] == service).map(|m| m["percent"].as_u64().unwrap_or(100)).max().unwrap_or(0)
+}
+
+fn points_at(rule: &Value, service: &str) -> bool {
+    rule["backendRefs"].as_array().into_iter().flatten().any(|b| b["name"] == service)
+}
+
+/// A rule for the time of a rollout: all of it goes to the canary, or copies do.
+fn is_canary_rule(rule: &Value, canary: &str) -> bool {
+    let backends = || rule["backendRefs"].as_array().into_iter().flatten();
+    backends().next().is_some() && backends().all(|b| b["name"] == canary) || mirrors_to(rule, canary) > 0
+}
+
+/// The requests that reach the canary whatever its weight, or copies of them.
+fn canary_rules(rollout: &Value, route: &Value) -> Vec<(Value, u64)> {
+    let canary = canary_service(rollout);
+    let of_canary = rules(route).filter(|rule| is_canary_rule(rule, &canary));
+    of_canary.map(|rule| (rule["matches"].clone(), mirrors_to(rule, &canary))).collect()
+}
+
+/// The weight that a route gives a Service, if it lists it; copies of requests count, too.
 fn weight_listed(route: &Value, service: &str) -> Option<u64> {
     let backends = rules(route).flat_map(|rule| rule["backendRefs"].as_array().into_iter().flatten());
-    backends.filter(|backend| backend["name"] == service).map(weight).reduce(|a, b| a + b)
+    let weights = backends.filter(|backend| backend["name"] == service).map(weight);
+    let copies = rules(route).map(|rule| mirrors_to(rule, service)).filter(|percent| *percent > 0);
+    weights.chain(copies).reduce(|a, b| a + b)
 }
 
 fn weight_of(route: &Value, service: &str) -> u64 {
@@ -421,14 +484,15 @@ fn share(rollout: &Value, route: &Value) -> f64 {
         };
         if sum(&canary) == 0.0 { 0.0 } else { sum(&canary) / (sum(&canary) + sum(&service)) }
     };
-    let points_at_us = |rule: &&Value| rule["backendRefs"].as_array().into_iter().flatten().any(|b| b["name"] == service);
-    rules(route).filter(points_at_us).map(share).fold(0.0, f64::max)
+    rules(route).filter(|rule| points_at(rule, &service)).map(share).fold(0.0, f64::max)
 }
 
-/// The canary's share, if a write raises it.
+/// The canary's share, if a write raises it, or gives the canary other requests besides.
 fn raised(rollout: &Value, before: &Value, after: &Value) -> Option<f64> {
     let (was, is) = (share(rollout, before), share(rollout, after));
-    (is > was + 1e-9).then_some(is)
+    let had = canary_rules(rollout, before);
+    let is_new = |(matches, percent): &(Value, u64)| !had.iter().any(|(before, had)| before == matches && had >= percent);
+    (is > was + 1e-9 || canary_rules(rollout, after).iter().any(is_new)).then_some(is)
 }
 
 fn is_accepted(route: &Value) -> bool {

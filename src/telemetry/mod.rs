@@ -154,6 +154,8 @@ fn kind(step: &Step) -> &'static str {
     match step {
         Step { set_weight: Some(_), .. } => "setWeight",
         Step { set_canary_scale: Some(_), .. } => "setCanaryScale",
+        Step { set_header_route: Some(_), .. } => "setHeaderRoute",
+        Step { set_mirror_route: Some(_), .. } => "setMirrorRoute",
         Step { pause: Some(_), .. } => "pause",
         Step { analysis: Some(_), .. } => "analysis",
         _ => "unknown",

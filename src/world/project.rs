@@ -280,8 +280,14 @@ pub fn endpoint_slice(object: &DynamicObject) -> SliceEntry {
 }
 
 pub fn route(kind: RouteKind, object: &DynamicObject) -> RouteView {
-    let rules = list(&object.data, "/spec/rules")
-        .map(|rule| RuleView { name: text(rule, "name").map(str::to_owned), refs: list(rule, "/backendRefs").cloned().collect() });
+    let rules = list(&object.data, "/spec/rules").map(|rule| {
+        let parts = rule.as_object().into_iter().flatten();
+        RuleView {
+            name: text(rule, "name").map(str::to_owned),
+            refs: list(rule, "/backendRefs").cloned().collect(),
+            rest: parts.filter(|(key, _)| *key != "backendRefs").map(|(key, value)| (key.clone(), value.clone())).collect(),
+        }
+    });
     RouteView {
         kind,
         meta: Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) },

@@ -145,15 +145,16 @@ impl Setup {
     fn of(random: &mut Random) -> Self {
         use Traffic::{BothServices, BothWithWeights, None, ServiceAlone};
         let own_template = random.is(15);
+        let traffic = random.weighted(&[(15, None), (50, ServiceAlone), (20, BothServices), (15, BothWithWeights)]);
         Self {
-            traffic: random.weighted(&[(15, None), (50, ServiceAlone), (20, BothServices), (15, BothWithWeights)]),
+            traffic,
             shared_rule: random.is(40),
             second_route: random.is(25),
             two_rollouts: !own_template && random.is(20),
             own_template,
             replicas_in_git: !own_template && random.is(15),
             replicas: random.between(1, 4),
-            steps: steps(random),
+            steps: as_far_as_routes_can(traffic, steps(random)),
             analysis: random.is(60),
             scale_down_delay: random.weighted(&[(70, 0), (30, 120)]),
             history_limit: random.weighted(&[(70, 10), (30, 1)]),
@@ -161,9 +162,16 @@ impl Setup {
     }
 }
 
+/// Without routes nothing tells requests apart.
+fn as_far_as_routes_can(traffic: Traffic, steps: Value) -> Value {
+    let needs_route = |step: &Value| !step["setHeaderRoute"].is_null() || !step["setMirrorRoute"].is_null();
+    let steps = steps.as_array().into_iter().flatten().filter(|step| traffic != Traffic::None || !needs_route(step));
+    steps.cloned().collect()
+}
+
 fn steps(random: &mut Random) -> Value {
     let mut weight = 0;
-    let mut one = || match random.weighted(&[(50, 0), (20, 1), (10, 2), (10, 3), (10, 4)]) {
+    let mut one = || match random.weighted(&[(50, 0), (20, 1), (10, 2), (10, 3), (10, 4), (16, 5), (12, 6)]) {
         0 => {
             weight = if random.is(85) { random.between(weight, 100) } else { random.between(0, 100) };
             json!({"setWeight": weight})
@@ -171,9 +179,17 @@ fn steps(random: &mut Random) -> Value {
         1 => json!({"pause": {"duration": format!("{}s", random.of(&[1, 10, 40]))}}),
         2 => json!({"pause": {}}),
         3 => json!({"setCanaryScale": random.of(&[json!({"replicas": 2}), json!({"percent": 50}), json!({"matchTrafficWeight": true})])}),
-        _ => json!({"analysis": {"metrics": [metric()]}}),
+        4 => json!({"analysis": {"metrics": [metric()]}}),
+        5 => json!({"setHeaderRoute": random.of(&[json!({"name": "testers", "match": [header("yes")]}),
+            json!({"name": "testers", "match": [header("qa")]}), json!({"name": "more", "match": [header("more")]}), json!({"name": "testers"})])}),
+        _ => json!({"setMirrorRoute": random.of(&[json!({"name": "copy", "match": [{"method": {"exact": "GET"}}]}),
+            json!({"name": "copy", "percentage": 20, "match": [{"method": {"exact": "GET"}}]}), json!({"name": "copy", "percentage": 0})])}),
     };
-    (0..5).map(|_| one()).collect()
+    (0..6).map(|_| one()).collect()
+}
+
+fn header(value: &str) -> Value {
+    json!({"headerName": "X-Canary", "headerValue": {"exact": value}})
 }
 
 pub fn metric() -> Value {
@@ -192,6 +208,7 @@ impl Event {
             Act::Delete(kind, Propagation::Orphan) if setup.own_template && !OWN_TEMPLATE_ORPHANED => {
                 Act::Delete(kind, Propagation::Background)
             }
+            Act::EditSteps(steps) => Act::EditSteps(as_far_as_routes_can(setup.traffic, steps)),
             Act::ScaleDeployment(replicas) if setup.replicas_in_git && !PARKED_SCALED => Act::ScaleRollout(replicas),
             act => act,
         };

@@ -2,6 +2,7 @@
 #![cfg(feature = "sim")]
 
 mod analysis;
+mod headers;
 mod messages;
 mod plan;
 mod repair;

@@ -51,6 +51,12 @@ fn ways() -> Vec<Shop> {
     edited.wait(10);
     edited.rollout("api", json!({"traffic": {"service": "api", "routes": [{"kind": "HTTPRoute", "name": "nosuch"}]}}));
     edited.wait(200);
+    let mut with_rules = open.clone();
+    let headers = json!([{"headerName": "X-Canary", "headerValue": {"exact": "yes"}}]);
+    let steps = json!([{"setHeaderRoute": {"name": "testers", "match": headers}}, {"setWeight": 5}, {"pause": {}}]);
+    with_rules.rollout("api", json!({"strategy": {"canary": {"steps": steps}}}));
+    with_rules.deploy("app:v2");
+    with_rules.wait(60);
     let mut without_traffic = Shop::without_rollout();
     without_traffic.rollout("api", json!({"traffic": null}));
     without_traffic.until("taken over", |s| s.is_healthy("api"));
@@ -65,6 +71,7 @@ fn ways() -> Vec<Shop> {
         deleted,
         other,
         edited,
+        with_rules,
         without_traffic,
     ]
 }

@@ -40,6 +40,8 @@ pub struct Rule {
     /// The rule's `filters`, as in the route.
     pub filters: Value,
     pub backends: Vec<Backend>,
+    /// Where copies of the requests go, and of how many percent of them.
+    pub mirrors: Vec<(Cluster, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -145,7 +147,11 @@ impl Gateway {
             }
         }
         let wanted = routes(api);
-        let backends: Vec<Cluster> = wanted.values().flat_map(|r| &r.rules).flat_map(|r| &r.backends).map(|b| b.cluster.clone()).collect();
+        let named = |rule: &Rule| {
+            let backends = rule.backends.iter().map(|backend| &backend.cluster);
+            backends.chain(rule.mirrors.iter().map(|(cluster, _)| cluster)).cloned().collect::<Vec<Cluster>>()
+        };
+        let backends: Vec<Cluster> = wanted.values().flat_map(|r| &r.rules).flat_map(named).collect();
         let clusters = backends.into_iter().filter_map(|c| endpoints(api, &c).map(|e| (c, e))).collect();
         let programmed = Arc::make_mut(&mut self.programmed);
         due = sooner(due, self.routes.advance(&mut programmed.routes, wanted, timing.program, now));
@@ -244,11 +250,15 @@ fn routes(api: &ApiServer) -> BTreeMap<(String, String, String), Route> {
 }
 
 fn rule(route: &Value, rule: &Value) -> Rule {
-    let backends = rule["backendRefs"].as_array().into_iter().flatten().map(|b| {
-        let ns = b["namespace"].as_str().unwrap_or_else(|| namespace(route));
-        Backend { cluster: (ns.to_owned(), text(&b["name"]).to_owned(), number(&b["port"])), weight: b["weight"].as_u64().unwrap_or(1) }
-    });
-    Rule { matches: rule["matches"].clone(), filters: rule["filters"].clone(), backends: backends.collect() }
+    let cluster = |backend: &Value| {
+        let ns = backend["namespace"].as_str().unwrap_or_else(|| namespace(route));
+        (ns.to_owned(), text(&backend["name"]).to_owned(), number(&backend["port"]))
+    };
+    let backends = rule["backendRefs"].as_array().into_iter().flatten();
+    let backends = backends.map(|b| Backend { cluster: cluster(b), weight: b["weight"].as_u64().unwrap_or(1) });
+    let mirrors = rule["filters"].as_array().into_iter().flatten().map(|f| &f["requestMirror"]).filter(|mirror| mirror.is_object());
+    let mirrors = mirrors.map(|mirror| (cluster(&mirror["backendRef"]), mirror["percent"].as_u64().unwrap_or(100)));
+    Rule { matches: rule["matches"].clone(), filters: rule["filters"].clone(), backends: backends.collect(), mirrors: mirrors.collect() }
 }
 
 /// The ready endpoints of a Service's port; nothing if there is no such Service.

@@ -90,67 +90,104 @@ impl State {
         let Some(backend) = lock(&self.turns).backend(&name, rule) else {
             return answer(StatusCode::INTERNAL_SERVER_ERROR, &[], "no backend has weight\n");
         };
-        let endpoints = programmed.clusters.get(&backend).map(Vec::as_slice).unwrap_or_default();
-        let turn = lock(&self.turns).endpoint(&backend);
-        let Some(endpoint) = (!endpoints.is_empty()).then(|| &endpoints[turn % endpoints.len()]) else {
-            return answer(StatusCode::SERVICE_UNAVAILABLE, &[], "no healthy upstream\n");
+        let mirrors = rule.mirrors.iter().enumerate();
+        let due = mirrors.filter(|(nth, (_, percent))| lock(&self.turns).mirror(&format!("{name}/{nth}"), *percent));
+        let copies: Vec<SocketAddr> = due.filter_map(|(_, (cluster, _))| self.address(&programmed, cluster).ok()).collect();
+        let address = match self.address(&programmed, &backend) {
+            Ok(address) => address,
+            Err(why) => return answer(StatusCode::SERVICE_UNAVAILABLE, &[], why),
         };
-        let fallback = || Some(SocketAddr::new(endpoint.address.parse().ok()?, endpoint.port));
-        let Some(address) = self.apps.get(&endpoint.uid).or_else(fallback) else {
-            return answer(StatusCode::SERVICE_UNAVAILABLE, &[], "upstream has no address\n");
+        let (parts, body) = request.into_parts();
+        let Ok(body) = body.collect().await else {
+            return answer(StatusCode::BAD_REQUEST, &[], "the request's body did not arrive\n");
         };
+        let request = http::Request::from_parts(parts, Full::new(body.to_bytes()));
+        for copy in copies {
+            let request = request.clone();
+            tokio::spawn(async move { send(copy, request).await.map(drop) }); // nobody waits for its answer
+        }
         relay(address, request).await
+    }
+
+    /// The address of the endpoint whose turn it is.
+    fn address(&self, programmed: &Programmed, cluster: &Cluster) -> Result<SocketAddr, &'static str> {
+        let endpoints = programmed.clusters.get(cluster).map(Vec::as_slice).unwrap_or_default();
+        let turn = lock(&self.turns).endpoint(cluster);
+        let endpoint = (!endpoints.is_empty()).then(|| &endpoints[turn % endpoints.len()]).ok_or("no healthy upstream\n")?;
+        let fallback = || Some(SocketAddr::new(endpoint.address.parse().ok()?, endpoint.port));
+        self.apps.get(&endpoint.uid).or_else(fallback).ok_or("upstream has no address\n")
     }
 }
 
-async fn relay(address: SocketAddr, request: http::Request<Incoming>) -> http::Response<Full<Bytes>> {
-    let (parts, body) = request.into_parts();
-    let Ok(body) = body.collect().await else {
-        return answer(StatusCode::BAD_REQUEST, &[], "the request's body did not arrive\n");
-    };
-    match send(address, http::Request::from_parts(parts, Full::new(body.to_bytes()))).await {
+async fn relay(address: SocketAddr, request: http::Request<Full<Bytes>>) -> http::Response<Full<Bytes>> {
+    match send(address, request).await {
         Ok(response) => response.map(Full::new),
         Err(error) => answer(StatusCode::SERVICE_UNAVAILABLE, &[], format!("upstream: {error}\n")),
     }
 }
 
-/// The first rule that a request matches, with a name of its own.
-fn find<'a>(programmed: &'a Programmed, request: &http::Request<Incoming>) -> Option<(String, &'a Rule)> {
+/// The rule of the most special match that fits a request, with a name of its own. Of equal ones the first.
+fn find<'a, B>(programmed: &'a Programmed, request: &http::Request<B>) -> Option<(String, &'a Rule)> {
     let host = request.headers().get(http::header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
     let host = host.split(':').next().unwrap_or_default();
     let for_host = |names: &[String]| names.is_empty() || names.iter().any(|n| host_matches(n, host));
+    let mut best: Option<(Rank, String, &Rule)> = None;
     for ((kind, namespace, name), route) in programmed.routes.iter().filter(|(_, r)| for_host(&r.hostnames)) {
-        let rules = route.rules.iter().enumerate();
-        if let Some((i, rule)) = rules.into_iter().find(|(_, r)| matches(&r.matches, request)) {
-            return Some((format!("{kind}/{namespace}/{name}/{i}"), rule));
+        for (i, rule) in route.rules.iter().enumerate() {
+            let Some(rank) = rank(&rule.matches, request) else { continue };
+            if best.as_ref().is_none_or(|(before, ..)| rank > *before) {
+                best = Some((rank, format!("{kind}/{namespace}/{name}/{i}"), rule));
+            }
         }
     }
-    None
+    best.map(|(_, name, rule)| (name, rule))
+}
+
+/// What the Gateway API compares matches by: an exact path, the length of the path, a method, the number of headers.
+type Rank = (bool, usize, bool, usize);
+
+/// The rank of the best match that fits a request.
+fn rank<B>(matches: &Value, request: &http::Request<B>) -> Option<Rank> {
+    let rank = |m: &Value| {
+        let path = m["path"]["value"].as_str().unwrap_or("/").len();
+        (m["path"]["type"] == "Exact", path, m["method"].is_string(), m["headers"].as_array().map_or(0, Vec::len))
+    };
+    match matches.as_array().filter(|list| !list.is_empty()) {
+        None => Some(rank(&Value::Null)),
+        Some(list) => list.iter().filter(|m| fits(m, request)).map(rank).max(),
+    }
 }
 
 fn host_matches(pattern: &str, host: &str) -> bool {
     pattern == host || pattern.strip_prefix('*').is_some_and(|suffix| host.ends_with(suffix))
 }
 
-fn matches(conditions: &Value, request: &http::Request<Incoming>) -> bool {
+fn fits<B>(m: &Value, request: &http::Request<B>) -> bool {
     let path = request.uri().path();
-    let one = |m: &Value| {
-        let wanted = m["path"]["value"].as_str().unwrap_or("/");
-        let path_fits = match m["path"]["type"].as_str() {
-            Some("Exact") => path == wanted,
-            _ => {
-                let prefix = wanted.trim_end_matches('/');
-                path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
-        };
-        let headers = m["headers"].as_array().into_iter().flatten();
-        let headers_fit = headers.into_iter().all(|h| {
-            let found = request.headers().get(h["name"].as_str().unwrap_or_default());
-            found.and_then(|v| v.to_str().ok()) == h["value"].as_str()
-        });
-        path_fits && headers_fit && m["method"].as_str().is_none_or(|wanted| request.method() == wanted)
+    let wanted = m["path"]["value"].as_str().unwrap_or("/");
+    let path_fits = match m["path"]["type"].as_str() {
+        Some("Exact") => path == wanted,
+        Some("RegularExpression") => fully(wanted, path),
+        _ => {
+            let prefix = wanted.trim_end_matches('/');
+            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
     };
-    conditions.as_array().is_none_or(|list| list.is_empty() || list.iter().any(one))
+    let mut headers = m["headers"].as_array().into_iter().flatten();
+    let headers_fit = headers.all(|h| {
+        let found = request.headers().get(h["name"].as_str().unwrap_or_default()).and_then(|v| v.to_str().ok());
+        let wanted = h["value"].as_str().unwrap_or_default();
+        match h["type"].as_str() {
+            Some("RegularExpression") => found.is_some_and(|found| fully(wanted, found)),
+            _ => found == Some(wanted),
+        }
+    });
+    path_fits && headers_fit && m["method"].as_str().is_none_or(|wanted| request.method() == wanted)
+}
+
+/// A regular expression fits the whole of a text, as Envoy has it.
+fn fully(regex: &str, text: &str) -> bool {
+    regex::Regex::new(&format!("^(?:{regex})$")).is_ok_and(|regex| regex.is_match(text))
 }
 
 /// Whose turn it is: smooth weighted round robin for each rule, plain round robin among a cluster's endpoints.
@@ -158,6 +195,8 @@ fn matches(conditions: &Value, request: &http::Request<Incoming>) -> bool {
 struct Turns {
     rules: BTreeMap<String, (Vec<Backend>, Vec<i64>)>,
     clusters: BTreeMap<Cluster, usize>,
+    /// Requests of each mirror, and so many percent of them as make a whole copy.
+    mirrors: BTreeMap<String, u64>,
 }
 
 impl Turns {
@@ -179,6 +218,15 @@ impl Turns {
         Some(backends[chosen].cluster.clone())
     }
 
+    /// Whether this request is one of those that are copied.
+    fn mirror(&mut self, name: &str, percent: u64) -> bool {
+        let credit = self.mirrors.entry(name.to_owned()).or_default();
+        *credit += percent;
+        let due = *credit >= 100;
+        *credit -= if due { 100 } else { 0 };
+        due
+    }
+
     fn endpoint(&mut self, cluster: &Cluster) -> usize {
         let turn = self.clusters.entry(cluster.clone()).or_default();
         *turn = turn.wrapping_add(1);
@@ -191,10 +239,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_most_special_match_wins_and_then_the_first_rule() {
+        let rule = |name: &str, matches: Value| {
+            let backends = vec![Backend { cluster: ("ns".into(), name.into(), 80), weight: 1 }];
+            Rule { matches, filters: Value::Null, backends, mirrors: vec![] }
+        };
+        let header = |kind: &str, value: &str| serde_json::json!([{"headers": [{"type": kind, "name": "x", "value": value}]}]);
+        let rules = vec![
+            rule("all", Value::Null),
+            rule("deep", serde_json::json!([{"path": {"type": "PathPrefix", "value": "/deep"}}])),
+            rule("exact", header("Exact", "1")),
+            rule("regex", header("RegularExpression", "^[0-9].*")),
+        ];
+        let route = crate::sim::controllers::Route { hostnames: vec![], rules };
+        let programmed =
+            Programmed { routes: BTreeMap::from([(("HTTPRoute".into(), "ns".into(), "r".into()), route)]), ..Programmed::default() };
+        for (path, x, expected) in [
+            ("/", None, "all"),
+            ("/", Some("1"), "exact"),
+            ("/", Some("2b"), "regex"),
+            ("/", Some("b2"), "all"),
+            ("/deep", Some("1"), "deep"),
+        ] {
+            let request = http::Request::get(path).header("x", x.unwrap_or("-")).body(()).unwrap();
+            assert_eq!(find(&programmed, &request).unwrap().1.backends[0].cluster.1, expected, "{path} {x:?}");
+        }
+    }
+
+    #[test]
+    fn a_mirror_copies_its_part_of_the_requests() {
+        let mut turns = Turns::default();
+        assert_eq!((0..1000).filter(|_| turns.mirror("m", 20)).count(), 200);
+    }
+
+    #[test]
     fn each_backend_gets_exactly_its_share() {
         let backend = |name: &str, weight| Backend { cluster: ("ns".into(), name.into(), 80), weight };
         let backends = vec![backend("a", 95), backend("b", 5), backend("c", 0)];
-        let rule = Rule { matches: Value::Null, filters: Value::Null, backends };
+        let rule = Rule { matches: Value::Null, filters: Value::Null, backends, mirrors: vec![] };
         let mut turns = Turns::default();
         let mut counts = BTreeMap::new();
         for _ in 0..1000 {
