@@ -306,6 +306,7 @@ impl Drive {
         let Some(run) = self.memory.index.run(namespace, name).cloned() else { return Ok(None) };
         let status = match &run.status {
             status if status.phase.is_final() => return Ok(None),
+            _ if run.unreadable.is_some() => analysis::unreadable(&run, self.now).unwrap_or_else(|| run.status.clone()),
             status if status.started_at.is_none() => analysis::start(&run.spec, true, self.now),
             status if run.spec.terminate => analysis::cancel(status.clone(), self.now),
             status => {

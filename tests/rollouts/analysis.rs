@@ -127,7 +127,7 @@ fn a_template_that_needs_a_prometheus_server_where_there_is_none_is_named() {
     let none = Settings::default();
     assert_eq!(plan(&obs, &none, now).status.message, planned(&obs, now).status.message, "it may come later");
     let web = serde_json::from_value(json!({"metrics": [metric(json!({}))]})).unwrap();
-    obs.analysis_templates.insert(template, web);
+    obs.analysis_templates.insert(template, Ok(web));
     let message = plan(&obs, &none, now).status.message;
     let start =
         "spec.strategy.canary.analysis.templates[0]: metric success of AnalysisTemplate \"web\": set the address of a Prometheus server";
