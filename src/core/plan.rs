@@ -73,6 +73,8 @@ pub enum Outcome {
     /// At rest after an abort.
     Aborted,
     Waiting(Pending),
+    /// What the spec names has not come within the progress deadline. What runs goes on as it is.
+    Stalled(String),
     Invalid(Invalid),
     /// Deleted, and everything given back.
     Gone,
@@ -140,6 +142,7 @@ impl<'a> Draft<'a> {
             self.rest(&stable)?;
             self.ensure_restarted(&stable)?;
             self.ensure_stable_available(&stable)?;
+            self.ensure_all_there()?;
             return Ok(Outcome::Healthy);
         }
         if self.is_rejected(&canary) {

@@ -141,6 +141,7 @@ fn a_template_that_cannot_be_read_is_named_by_the_rollout_that_uses_it() {
     rollout["spec"]["strategy"]["canary"]["analysis"] = json!({"templates": [{"kind": "AnalysisTemplate", "name": "checks"}]});
     rollout["spec"]["strategy"]["canary"]["analysis"]["args"] = json!([{"name": "job", "value": "api"}]);
     rollout["spec"]["strategy"]["canary"]["steps"] = json!([{"setWeight": 50}, {"pause": {}}]);
+    apply(&mut shop, Watched::AnalysisTemplate, template.clone()).unwrap();
     shop.apply(Watched::Rollout, rollout);
     shop.until("taken over", |s| s.is_healthy("api"));
     let mut shop = with_other_crds(shop);

@@ -3,6 +3,7 @@
 
 mod analysis;
 mod messages;
+mod missing;
 mod plan;
 mod repair;
 mod restart;
