@@ -101,7 +101,9 @@ fn a_dry_run_takes_nothing_back() {
 #[test]
 fn a_cluster_template_may_come_later_and_is_recorded() {
     let template = json!({"name": "platform", "kind": "ClusterAnalysisTemplate"});
-    let mut shop = with_step(json!({"templates": [template], "metrics": [metric(json!({"name": "own"}))]}));
+    let mut shop = Shop::open();
+    let analysis = json!({"templates": [template], "metrics": [metric(json!({"name": "own"}))]});
+    shop.rollout("api", json!({"strategy": {"canary": {"steps": [{"setWeight": 50}, {"analysis": analysis}]}}}));
     // One of this name in the namespace is another one.
     let spec = json!({"metrics": [metric(json!({"name": "of-the-namespace"}))]});
     shop.apply(Watched::AnalysisTemplate, json!({"metadata": {"name": "platform"}, "spec": spec}));
