@@ -51,14 +51,15 @@ impl Draft<'_> {
         if self.status.canary.as_ref().is_some_and(|c| c.revision == canary) {
             return;
         }
-        let superseded = self.status.canary.as_ref().is_some_and(|c| c.revision != stable && !self.is_rejected(&c.revision));
-        if superseded {
+        let superseded = self.status.canary.as_ref().filter(|c| c.revision != stable && !self.is_rejected(&c.revision));
+        let began_with = superseded.map(|c| c.stable_replicas); // what that has of the traffic comes back to stable first
+        if began_with.is_some() {
             self.remember(RolloutOutcome::Superseded, format!("revision {canary} came before it had ended"));
         }
         self.status.rejected.retain(|rejected| rejected.revision == self.template);
         self.status.hold = None;
         self.status.transition = None;
-        let mut state = CanaryState::new(canary, self.time(), self.replicas);
+        let mut state = CanaryState::new(canary, self.time(), self.replicas.max(began_with.unwrap_or(0)));
         state.promote_full = self.status.undo.is_some(); // it has served before: without steps
         self.status.canary = Some(state);
         self.status.current_step = Some(CurrentStep { index: 0, started_at: self.time() });
@@ -225,7 +226,7 @@ impl Draft<'_> {
                 self.ensure_uncontested()?;
             }
             if before.0 > Weight::ZERO && weight > before.0 {
-                self.ensure_evidence()?;
+                self.ensure_evidence(index)?;
             }
             self.rewind(canary, Stage::Weight(set_by));
         }

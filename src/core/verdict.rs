@@ -107,9 +107,12 @@ impl Draft<'_> {
 
     /// Evidence from the present weight: every metric of the background analysis was measured, with a window that lies in it,
     /// and passed. Before a canary gets more traffic.
-    pub fn ensure_evidence(&self) -> Flow {
+    pub fn ensure_evidence(&mut self, index: usize) -> Flow {
         if self.promote_full() || self.spec.analysis.is_none() {
             return Ok(());
+        }
+        if index > self.spec.analysis_from {
+            self.ensure_background(index)?; // one that measures anew, as somebody has said, does so before there is more traffic
         }
         let since = self.status.canary.as_ref().and_then(|c| c.weight_observed_at.as_ref());
         match (self.run(None), since) {

@@ -68,6 +68,26 @@ fn a_step_is_judged_as_often_as_it_says() {
 }
 
 #[test]
+fn a_step_that_is_skipped_over_an_inconclusive_analysis_still_needs_evidence_for_more_traffic() {
+    let undecided = json!({"name": "success", "prometheus": {"query": "up"}, "interval": "10s",
+        "successCondition": "result > 50.0", "failureCondition": "result < -1.0"});
+    let steps = json!([{"setWeight": 5}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}]);
+    let mut shop = Shop::without_rollout();
+    shop.rollout("api", json!({"strategy": {"canary": {"steps": steps, "analysis": {"metrics": [undecided]}}}}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.drive.bad.insert("app:v2".into());
+    shop.deploy("app:v2");
+    shop.until("held", |s| !s.status("api")["hold"].is_null());
+    shop.command("SkipStep");
+    shop.until("held again", |s| s.status("api")["currentStep"]["index"] == 2 && !s.status("api")["hold"].is_null());
+    assert_eq!(shop.weight(), 5.0);
+    shop.drive.bad.clear();
+    shop.command("Resume");
+    shop.until("goes on with evidence", |s| s.weight() == 50.0);
+    assert!(shop.drive.promises.broken.is_empty(), "{:#?}", shop.drive.promises.broken);
+}
+
+#[test]
 fn in_the_background_a_metric_is_measured_as_often_as_it_says_and_no_more() {
     let mut shop = Shop::without_rollout();
     let steps = json!([{"setWeight": 20}, {"pause": {"duration": "60s"}}, {"setWeight": 50}, {"pause": {"duration": "60s"}}]);

@@ -277,6 +277,7 @@ impl Shop {
         let writes = self.drive.writes;
         self.wait(900);
         assert_eq!(self.drive.writes, writes, "L2: then no more writes: {:#?}", self.drive.tail());
+        assert_eq!(self.drive.l1_the_plan_of_an_unchanged_world_is_empty(NS, "api"), Ok(()));
         assert!(self.drive.promises.broken.is_empty(), "{:#?}\nit did {:#?}", self.drive.promises.broken, self.drive.tail());
     }
 
