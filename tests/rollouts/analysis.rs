@@ -68,6 +68,17 @@ fn a_step_is_judged_as_often_as_it_says() {
 }
 
 #[test]
+fn without_steps_the_promotion_still_waits_for_the_background_analysis() {
+    let mut shop = Shop::without_rollout();
+    let analysis = json!({"metrics": [metric(json!({}))]});
+    shop.rollout("api", json!({"strategy": {"canary": {"steps": [], "analysis": analysis}}}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    promoted(&mut shop, "app:v2");
+    assert_eq!(runs(&shop.drive)[0]["status"]["metricResults"][0]["passed"], 1);
+    shop.comes_to_rest();
+}
+
+#[test]
 fn a_step_that_is_skipped_over_an_inconclusive_analysis_still_needs_evidence_for_more_traffic() {
     let undecided = json!({"name": "success", "prometheus": {"query": "up"}, "interval": "10s",
         "successCondition": "result > 50.0", "failureCondition": "result < -1.0"});

@@ -267,7 +267,13 @@ impl Shop {
             }
         };
         self.git = git;
-        assert!(held, "never happened: {what}; the Rollout says {:#}\nit did {:#?}", self.status("api"), self.drive.tail());
+        assert!(
+            held,
+            "never happened: {what}; the Rollout says {:#}\nbroken: {:#?}\nit did {:#?}",
+            self.status("api"),
+            self.drive.promises.broken,
+            self.drive.tail()
+        );
     }
 
     /// No promise was broken on the way; and then nothing is written any more.

@@ -52,6 +52,7 @@ impl Course {
             (ROLLOUTS, Change::Modified) => {
                 let found = match ours {
                     true => vec![
+                        s2_a_rollout_begins_with_the_pods_for_everything(world, before, after),
                         s2_an_abort_moves_the_traffic_first(world, before, after),
                         s8_no_promotion_without_evidence(world, before, after),
                         s8_no_analysis_step_is_done_without_evidence(world, before, after),
@@ -180,6 +181,17 @@ impl Course {
             self.given.insert(key(rollout), Given { canary: started.clone(), share, since: at });
         }
         found
+    }
+}
+
+/// S2: and it has them when the rollout begins.
+fn s2_a_rollout_begins_with_the_pods_for_everything(world: &World, before: &Value, after: &Value) -> Result<(), String> {
+    let begins = started(after).is_some() && started(before) != started(after);
+    let stable = world.sets().find(|set| after["status"]["stableRevision"] == hash_of(set).as_str()).filter(|_| begins);
+    let (has, wanted) = (stable.and_then(|set| set["spec"]["replicas"].as_i64()), after["spec"]["replicas"].as_i64());
+    match has >= wanted || stable.is_none() {
+        true => Ok(()),
+        false => Err(format!("S2: a rollout begins while stable has {has:?} replicas, {wanted:?} are wanted")),
     }
 }
 
