@@ -260,9 +260,10 @@ impl Draft<'_> {
 
     fn apply_portion(&mut self, canary: &str, portion: &Portion, set_by: usize) -> Flow {
         self.status.weights_wanted(portion.weight);
-        if self.set_portion(portion)
-            && let Some(state) = &mut self.status.canary
-        {
+        let changed = self.set_portion(portion);
+        // What was observed is of another weight, also where this one was written by somebody who crashed before he could say so.
+        let known = self.status.weights.as_ref().is_some_and(|weights| weights.observed.is_some());
+        if let Some(state) = self.status.canary.as_mut().filter(|_| changed || !known) {
             state.weight_observed_at = None;
         }
         let observed = self.portion_observed(portion);
