@@ -206,12 +206,7 @@ impl Controller {
     }
 
     async fn look_at_rollout(&self, namespace: &str, name: &str) -> Result<Next, ActError> {
-        let Some(mut obs) = self.world.read(|index| index.observe(namespace, name, self.claim.epoch())) else {
-            if let Some(why) = self.world.read(|index| index.unreadable(namespace, name).map(str::to_owned)) {
-                tracing::error!(namespace, rollout = name, why, "a Rollout cannot be read: does the installed CRD belong to this version?");
-            }
-            return Ok(None);
-        };
+        let Some(mut obs) = self.world.read(|index| index.observe(namespace, name, self.claim.epoch())) else { return Ok(None) };
         let refused = self.ask(&mut obs).await?;
         let now = (self.clock)();
         let plan = core::plan(&obs, &self.settings, now);

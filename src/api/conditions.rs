@@ -1,14 +1,15 @@
 //! Types and reasons of `Rollout.status.conditions`: a closed list. Tools may rely on these words.
 //!
 //! `Ready`, `Reconciling` and `Stalled` follow kstatus, so that `flux`'s wait, `helm --wait`, `kubectl wait` and Argo CD's health work:
-//! a pause is Reconciling; an abort and an invalid spec are Stalled, so that a failed rollout fails a sync fast.
+//! a pause is Reconciling; an abort, an invalid spec and something that never comes are Stalled, so that a failed rollout fails a sync fast.
 
 /// True: the present template serves, and everything is at rest. Reasons: [`reason::HEALTHY`] when true, else those of the
 /// condition that explains it (Reconciling, Stalled, Available).
 pub const READY: &str = "Ready";
 /// True: something is in progress. Reasons: any of [`reason::PROGRESSING`], [`reason::PAUSED`], [`reason::WAITING`]. False: [`reason::AT_REST`].
 pub const RECONCILING: &str = "Reconciling";
-/// True: nothing will move until a person acts. Reasons: [`reason::ABORTED`], [`reason::INVALID_SPEC`]. False: [`reason::NOT_STALLED`].
+/// True: nothing will move until a person acts. Reasons: [`reason::ABORTED`], [`reason::INVALID_SPEC`],
+/// [`reason::PROGRESS_DEADLINE_EXCEEDED`]. False: [`reason::NOT_STALLED`].
 pub const STALLED: &str = "Stalled";
 /// True: the stable revision has the pods that are wanted. Reasons: [`reason::AVAILABLE`], [`reason::UNAVAILABLE`].
 pub const AVAILABLE: &str = "Available";
@@ -40,6 +41,8 @@ pub mod reason {
     pub const WAITING: &str = "Waiting";
     pub const ABORTED: &str = "Aborted";
     pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// Something that is named by the spec has not come within `progressDeadlineSeconds`. (A rollout that runs is aborted then.)
+    pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
     pub const NOT_STALLED: &str = "NotStalled";
     pub const AVAILABLE: &str = "MinimumReplicasAvailable";
     pub const UNAVAILABLE: &str = "MinimumReplicasUnavailable";

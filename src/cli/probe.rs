@@ -10,7 +10,10 @@ use kube::{ResourceExt, api::ListParams};
 use super::{error::Error, session::Session};
 use crate::{
     api::{AnalysisRunSpec, AnalysisTemplateSpec, Metric, Verdict, keys},
-    core::analysis::{self, ErrorKind, SecretsOf},
+    core::{
+        analysis::{self, ErrorKind, SecretsOf},
+        spec::Invalid,
+    },
     metrics::{Allow, Measure, MeasureRequest, PodTarget, Providers, SecretData, Settings, Sources},
 };
 
@@ -125,7 +128,7 @@ impl Sources for FromHere<'_> {
         Err(format!("it needs the Secret {name}, which only the controller reads"))
     }
 
-    fn cluster_template(&self, _: &str) -> Option<AnalysisTemplateSpec> {
+    fn cluster_template(&self, _: &str) -> Option<Result<AnalysisTemplateSpec, Invalid>> {
         None // its metrics are asked as they are, without Secrets
     }
 }

@@ -14,6 +14,7 @@ use crate::{
         analysis::{self, SecretsOf},
         observed::RunView,
         patch::Kind,
+        spec::Invalid,
     },
     metrics::{self, PodTarget, SecretData, Sources},
     world::World,
@@ -30,7 +31,10 @@ impl Controller {
             installed_in: &self.installed_in,
             hash: &run.spec.canary_hash,
         };
-        let measured = metrics::measure_due(self.measure.as_ref(), namespace, &run.spec, &run.status, &sources, now).await;
+        let measured = match analysis::unreadable(&run, now) {
+            None => metrics::measure_due(self.measure.as_ref(), namespace, &run.spec, &run.status, &sources, now).await,
+            ended => ended,
+        };
         let status = match measured {
             None => run.status.clone(),
             Some(status) => {
@@ -107,7 +111,7 @@ impl Sources for Known<'_> {
         Ok(SecretData(found.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()))
     }
 
-    fn cluster_template(&self, name: &str) -> Option<AnalysisTemplateSpec> {
+    fn cluster_template(&self, name: &str) -> Option<Result<AnalysisTemplateSpec, Invalid>> {
         self.world.read(|index| index.cluster_template(name).cloned())
     }
 }

@@ -28,7 +28,7 @@ use crate::api::{
 
 pub use gate::{closed, evidence_since};
 pub use origin::{SecretsOf, origin};
-pub use record::{cancel, record, start};
+pub use record::{cancel, record, start, unreadable};
 pub use resolve::{Resolved, inline_args, resolve};
 pub use schedule::{due, next_wake};
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     draft::Draft,
-    observed::ActionView,
+    observed::{ActionView, Meta},
     patch::{self, Action, Guarded, Kind, Write, annotation},
     route::record_key,
     spec::StepKind,
@@ -32,13 +32,18 @@ fn refused(message: impl Into<String>) -> Done {
     Done { outcome: Outcome::Refused, message: message.into() }
 }
 
+fn write_outcome(action: &Meta, status: &serde_json::Value, what: String) -> Action {
+    let ops =
+        vec![json!({"op": "test", "path": "/metadata/uid", "value": action.uid}), json!({"op": "add", "path": "/status", "value": status})];
+    Action { what, write: Write::Patch { kind: Kind::RolloutAction, name: action.name.clone(), subresource: Some("status"), ops } }
+}
+
 impl Draft<'_> {
     /// Does the oldest action that has not been done. The next one waits until this one's outcome is on record.
     pub fn obey(&mut self, stable: Option<&str>, canary: Option<&str>) {
         let obs = self.obs;
         let Some(action) = obs.actions.iter().find(|a| a.status.outcome.is_none()) else { return };
-        if let Some(last) = self.status.last_action.clone().filter(|last| last.uid == action.meta.uid) {
-            self.record(action, &last);
+        if self.status.last_action.as_ref().is_some_and(|last| last.uid == action.meta.uid) {
             return;
         }
         let result = match (stable, canary) {
@@ -55,6 +60,15 @@ impl Draft<'_> {
         self.wake(self.now);
     }
 
+    /// Commands that cannot be read change nothing, and say so themselves.
+    pub fn refuse_unreadable_actions(&mut self) {
+        let obs = self.obs;
+        for (meta, why) in &obs.unreadable_actions {
+            let status = json!({"outcome": Outcome::Refused, "message": why.to_string(), "at": self.time()});
+            self.act(write_outcome(meta, &status, format!("refuse RolloutAction {}, which cannot be read", meta.name)));
+        }
+    }
+
     /// Removes the records of commands beyond the newest. Housekeeping: it waits for a moment in which there is nothing else to write.
     pub fn remove_old_actions(&mut self) {
         if !self.actions.is_empty() || self.status != self.obs.rollout.status {
@@ -67,16 +81,13 @@ impl Draft<'_> {
         }
     }
 
-    fn record(&mut self, action: &ActionView, last: &LastAction) {
+    /// The action that was done last says so itself.
+    pub fn record_last_action(&mut self) {
+        let Some(last) = self.status.last_action.clone() else { return };
+        let Some(action) = self.obs.actions.iter().find(|action| action.meta.uid == last.uid) else { return };
         let status = json!({"outcome": last.outcome, "message": last.message, "at": last.at});
-        let ops = vec![
-            json!({"op": "test", "path": "/metadata/uid", "value": action.meta.uid}),
-            json!({"op": "add", "path": "/status", "value": status}),
-        ];
-        self.act(Action {
-            what: format!("record the outcome of {} {}", action.spec.verb, action.meta.name),
-            write: Write::Patch { kind: Kind::RolloutAction, name: action.meta.name.clone(), subresource: Some("status"), ops },
-        });
+        let what = format!("record the outcome of {} {}", action.spec.verb, action.meta.name);
+        self.act(write_outcome(&action.meta, &status, what));
     }
 
     fn carry_out(&mut self, action: &ActionView, stable: &str, canary: &str) -> Done {

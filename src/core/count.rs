@@ -40,7 +40,7 @@ impl Draft<'_> {
         if needed > has {
             self.ensure_not_held()?;
             if before > Weight::ZERO && weight > before {
-                self.ensure_evidence()?;
+                self.ensure_evidence(index)?;
             }
             self.rewind(canary, Stage::Capacity(set_by));
             if let Some(state) = &mut self.status.canary {

@@ -26,11 +26,13 @@ pub struct Pending {
     pub kind: Waiting,
 }
 
-/// What kind of wait it is: only the first kind counts against the progress deadline.
+/// What kind of wait it is: only the first two count against the progress deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
-    /// For pods, endpoints, routes, or things that are not there yet.
+    /// For pods, endpoints, routes.
     Progress,
+    /// For something that the spec names and that is not there.
+    Missing,
     /// For a grace or drain time.
     Settling,
     /// For a pause to end.

@@ -262,7 +262,7 @@ impl Draft<'_> {
         let stays = |hash: &String| hash == stable || Some(hash) == warm.as_ref();
         let others: Vec<&ReplicaSetView> = obs.revisions().filter(|rs| !stays(&rs.hash) && rs.replicas > 0).collect();
         if !others.is_empty() {
-            self.ensure_leak_drained()?;
+            self.ensure_leak_drained(stable)?;
         }
         for rs in &others {
             self.scale(&rs.hash, 0);

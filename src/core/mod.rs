@@ -17,6 +17,7 @@ mod fence;
 pub mod histogram;
 mod home;
 pub mod judge;
+mod missing;
 pub mod observed;
 pub mod patch;
 pub mod plan;

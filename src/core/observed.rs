@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::spec::Invalid;
 use crate::api::{
     AnalysisRunSpec, AnalysisRunStatus, AnalysisTemplateSpec, RolloutActionSpec, RolloutSpec, RolloutStatus, action::RolloutActionStatus,
     analysis::TemplateRef, status::Propagation,
@@ -31,9 +32,11 @@ pub struct Observed {
     pub routes: Vec<RouteView>,
     pub runs: Vec<RunView>,
     /// Those that the spec names, of both kinds, as far as they exist.
-    pub analysis_templates: BTreeMap<TemplateRef, AnalysisTemplateSpec>,
+    pub analysis_templates: Templates,
     /// Actions without an outcome, oldest first.
     pub actions: Vec<ActionView>,
+    /// Actions without an outcome that cannot be read.
+    pub unreadable_actions: Vec<(Meta, Invalid)>,
     /// Actions that have an outcome, oldest first.
     pub done_actions: Vec<Meta>,
     /// The namespace is being deleted with everything in it.
@@ -72,9 +75,22 @@ pub struct RolloutView {
     pub finalizers: Vec<String>,
     /// The policy with which it is deleted, as far as a finalizer has told. The garbage collector takes that away within milliseconds.
     pub propagation: Option<Propagation>,
+    /// As far as it can be read.
     pub spec: RolloutSpec,
+    pub unreadable: Option<Unreadable>,
     pub status: RolloutStatus,
 }
+
+/// A spec that this version of Sluice cannot read as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub why: Invalid,
+    /// What it says of the workload and of the traffic can be read: enough to take a canary back, and to give everything back.
+    pub essentials: bool,
+}
+
+/// Templates, or why one cannot be read.
+pub type Templates = BTreeMap<TemplateRef, Result<AnalysisTemplateSpec, Invalid>>;
 
 #[derive(Clone, Debug)]
 pub struct WorkloadView {
@@ -196,7 +212,9 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub struct RunView {
     pub meta: Meta,
+    /// As far as it can be read.
     pub spec: AnalysisRunSpec,
+    pub unreadable: Option<Invalid>,
     pub status: AnalysisRunStatus,
 }
 

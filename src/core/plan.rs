@@ -37,7 +37,8 @@ pub struct Settings {
 /// Deterministic and total: it takes the time, returns data, never fails.
 pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     let now = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
-    let spec = spec::parse(&obs.rollout.spec);
+    let unreadable = obs.rollout.unreadable.as_ref();
+    let spec = unreadable.map_or_else(|| spec::parse(&obs.rollout.spec), |unreadable| Err(unreadable.why.clone()));
     let checked = spec.as_ref().map_err(Clone::clone).and_then(|spec| {
         spec::check(obs, spec)?;
         let defaults = Defaults { prometheus_address: settings.prometheus_address.is_some(), without_traffic: !spec.has_traffic };
@@ -48,12 +49,15 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
     let checked =
         checked.and_then(|()| draft.routes().iter().try_for_each(|route| route.check().and_then(|()| route.check_rules(draft.spec))));
     let outcome = match checked {
+        // Nothing is known of what must be taken back or given back.
+        Err(invalid) if unreadable.is_some_and(|unreadable| !unreadable.essentials) => Outcome::Invalid(invalid),
         Err(invalid) if !obs.rollout.meta.deleting => match draft.guard() {
             Ok(()) => Outcome::Invalid(invalid),
             Err(pending) => Outcome::Waiting(pending),
         },
         _ => draft.go(),
     };
+    draft.refuse_unreadable_actions();
     report::write(&mut draft, &outcome);
     draft.remove_old_runs();
     draft.remove_old_actions();
@@ -69,6 +73,8 @@ pub enum Outcome {
     /// At rest after an abort.
     Aborted,
     Waiting(Pending),
+    /// What the spec names has not come within the progress deadline. What runs goes on as it is.
+    Stalled(String),
     Invalid(Invalid),
     /// Deleted, and everything given back.
     Gone,
@@ -136,6 +142,7 @@ impl<'a> Draft<'a> {
             self.rest(&stable)?;
             self.ensure_restarted(&stable)?;
             self.ensure_stable_available(&stable)?;
+            self.ensure_all_there()?;
             return Ok(Outcome::Healthy);
         }
         if self.is_rejected(&canary) {
@@ -150,6 +157,7 @@ impl<'a> Draft<'a> {
     /// Taking a canary back comes before everything else, whatever else is missing or wrong.
     fn guard(&mut self) -> Flow {
         self.believe_undone();
+        self.record_last_action();
         let running = self.status.canary.as_ref().map(|c| c.revision.clone()).filter(|c| !self.is_rejected(c));
         let (Some(stable), Some(canary)) = (self.stable(), running) else { return Ok(()) };
         if stable == canary {

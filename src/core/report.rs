@@ -98,6 +98,7 @@ fn summary(draft: &Draft, outcome: &Outcome) -> (Phase, String) {
             }
         },
         Outcome::Aborted => (Phase::Aborted, aborted_message(status)),
+        Outcome::Stalled(message) => (Phase::Degraded, message.clone()),
         Outcome::Invalid(invalid) => (Phase::Degraded, invalid.to_string()),
         Outcome::Gone => (Phase::Progressing, "everything was given back".to_owned()),
         Outcome::Waiting(pending) => {
@@ -150,13 +151,15 @@ fn write_conditions(draft: &mut Draft, outcome: &Outcome, phase: Phase) {
     let healthy = matches!(outcome, Outcome::Healthy);
     let why = match outcome {
         Outcome::Healthy => reason::HEALTHY,
+        Outcome::Stalled(_) => reason::PROGRESS_DEADLINE_EXCEEDED,
         _ if invalid => reason::INVALID_SPEC,
         _ if aborted => reason::ABORTED,
         _ if phase == Phase::Paused => reason::PAUSED,
         _ if draft.status.current_step.is_some() => reason::PROGRESSING,
         _ => reason::WAITING,
     };
-    let moving = !matches!(outcome, Outcome::Healthy | Outcome::Invalid(_) | Outcome::Aborted);
+    let moving = !matches!(outcome, Outcome::Healthy | Outcome::Invalid(_) | Outcome::Stalled(_) | Outcome::Aborted);
+    let stalled = invalid || aborted || matches!(outcome, Outcome::Stalled(_));
     let stable = draft.status.stable_revision.as_ref().and_then(|hash| obs.replica_set(hash));
     let available = stable.is_some_and(|rs| rs.available >= draft.replicas);
     let available_text = format!("{} of {} pods of the stable revision are available", stable.map_or(0, |rs| rs.available), draft.replicas);
@@ -172,12 +175,7 @@ fn write_conditions(draft: &mut Draft, outcome: &Outcome, phase: Phase) {
     let mut set = Conditions { draft };
     set.put(kind::READY, healthy, why, &message);
     set.put(kind::RECONCILING, moving && !aborted, if moving { why } else { reason::AT_REST }, &message);
-    set.put(
-        kind::STALLED,
-        invalid || aborted,
-        if invalid || aborted { why } else { reason::NOT_STALLED },
-        if invalid || aborted { &message } else { "" },
-    );
+    set.put(kind::STALLED, stalled, if stalled { why } else { reason::NOT_STALLED }, if stalled { &message } else { "" });
     set.put(kind::AVAILABLE, available, if available { reason::AVAILABLE } else { reason::UNAVAILABLE }, &available_text);
     let progressing = running && !aborted;
     let progress_reason = if progressing {

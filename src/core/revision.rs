@@ -89,21 +89,24 @@ pub fn resolve(obs: &Observed) -> Resolved {
     let Some(template) = template(obs) else { return Resolved::Missing };
     let written = digest(template);
     let known = |rs: &&ReplicaSetView| rs.digest == written || rs.meta.annotations.get(keys::TEMPLATE) == Some(&written);
-    if let Some(rs) = newest(obs.revisions().filter(known)) {
+    if let Some(rs) = best(obs, known) {
         return Resolved::Revision(rs.hash.clone());
     }
     match &obs.dry_run {
         None => Resolved::Ask,
         Some(DryRun::Refused(why)) => Resolved::Refused(why.clone()),
-        Some(DryRun::Defaulted(defaulted)) => match newest(obs.revisions().filter(|rs| rs.digest == *defaulted)) {
+        Some(DryRun::Defaulted(defaulted)) => match best(obs, |rs| rs.digest == *defaulted) {
             Some(rs) => Resolved::Revision(rs.hash.clone()),
             None => Resolved::Revision(free_name(obs, &written)),
         },
     }
 }
 
-fn newest<'a>(sets: impl Iterator<Item = &'a ReplicaSetView>) -> Option<&'a ReplicaSetView> {
-    sets.max_by(|a, b| (a.created_at, &a.meta.name).cmp(&(b.created_at, &b.meta.name)))
+/// Of several ReplicaSets with the same template (a Deployment that was deleted and made again brings another one) the one that serves,
+/// else the newest.
+fn best(obs: &Observed, is_it: impl Fn(&&ReplicaSetView) -> bool) -> Option<&ReplicaSetView> {
+    let stable = stable(obs);
+    obs.revisions().filter(is_it).max_by_key(|rs| (Some(&rs.hash) == stable.as_ref(), rs.created_at, &rs.meta.name))
 }
 
 /// The first name that no ReplicaSet with another template has.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::api::{
     keys,
+    rollout::RouteRef,
     status::{CanaryState, CurrentStep, Hold, HoldReason, RolloutOutcome, Shortfall},
 };
 
@@ -51,14 +52,15 @@ impl Draft<'_> {
         if self.status.canary.as_ref().is_some_and(|c| c.revision == canary) {
             return;
         }
-        let superseded = self.status.canary.as_ref().is_some_and(|c| c.revision != stable && !self.is_rejected(&c.revision));
-        if superseded {
+        let superseded = self.status.canary.as_ref().filter(|c| c.revision != stable && !self.is_rejected(&c.revision));
+        let began_with = superseded.map(|c| c.stable_replicas); // what that has of the traffic comes back to stable first
+        if began_with.is_some() {
             self.remember(RolloutOutcome::Superseded, format!("revision {canary} came before it had ended"));
         }
         self.status.rejected.retain(|rejected| rejected.revision == self.template);
         self.status.hold = None;
         self.status.transition = None;
-        let mut state = CanaryState::new(canary, self.time(), self.replicas);
+        let mut state = CanaryState::new(canary, self.time(), self.replicas.max(began_with.unwrap_or(0)));
         state.promote_full = self.status.undo.is_some(); // it has served before: without steps
         self.status.canary = Some(state);
         self.status.current_step = Some(CurrentStep { index: 0, started_at: self.time() });
@@ -126,7 +128,7 @@ impl Draft<'_> {
         if selected.is_none() {
             self.ensure_canary_released(stable)?;
         }
-        self.ensure_leak_drained()?;
+        self.ensure_leak_drained(stable)?;
         for rs in others {
             self.scale(&rs.hash, 0);
         }
@@ -135,31 +137,38 @@ impl Draft<'_> {
 
     /// What the spec names is there. It may come later: Git tools apply in any order.
     fn ensure_named(&mut self, canary: &str) -> Flow {
-        let missing = match &self.obs.service {
-            None => Err(format!("waits for Service {}: it does not exist yet", self.spec.traffic.service)),
-            Some(_) => self.routes_named(),
-        };
-        if let Err(message) = missing {
+        if let Err(message) = self.named() {
             self.settle(canary, Stage::Pinned, Err(message.clone()), 0)?;
             return wait(Waiting::Progress, message);
         }
         Ok(())
     }
 
-    fn routes_named(&self) -> Result<(), String> {
+    /// The Service and the routes that the spec names are there, and point at each other.
+    pub fn named(&self) -> Result<(), String> {
+        if self.obs.service.is_none() {
+            let name = &self.spec.traffic.service;
+            return Err(format!("waits for Service {name}: it does not exist yet; create it, or correct spec.traffic.service"));
+        }
         for reference in &self.spec.traffic.routes {
             let Some(view) = self.obs.routes.iter().find(|r| r.kind == reference.kind && r.meta.name == reference.name) else {
-                return Err(format!("waits for {} {}: it does not exist yet", reference.kind, reference.name));
+                let RouteRef { kind, name, .. } = reference;
+                return Err(format!("waits for {kind} {name}: it does not exist yet; create it, or correct spec.traffic.routes"));
             };
             if let Some(rule) = super::route::missing_rules(reference, view).first() {
-                return Err(format!("waits for a rule that is named {rule} in {} {}: none is", reference.kind, reference.name));
+                return Err(format!(
+                    "waits for a rule that is named {rule} in {} {}: none is; name one so, or correct ruleNames in spec.traffic.routes",
+                    reference.kind, reference.name
+                ));
             }
         }
         for route in self.routes() {
             let wanted = self.spec.traffic.routes.iter().any(|r| r.kind == route.view.kind && r.name == route.view.meta.name);
             if wanted && !route.is_relevant() {
                 let (kind, name, service) = (route.view.kind, &route.view.meta.name, route.pair.service);
-                return Err(format!("waits for a rule of {kind} {name} that points at Service {service}: none does"));
+                return Err(format!(
+                    "waits for a rule of {kind} {name} that points at Service {service}: none does; add it to the backendRefs of one, or correct spec.traffic.routes"
+                ));
             }
         }
         Ok(())
@@ -237,7 +246,7 @@ impl Draft<'_> {
                 self.ensure_uncontested()?;
             }
             if !before.is_nothing() && portion.gives_more_than(&before) {
-                self.ensure_evidence()?;
+                self.ensure_evidence(index)?;
             }
             self.rewind(canary, Stage::Portion(set_by));
         }
@@ -404,11 +413,11 @@ impl Draft<'_> {
     /// it waited for before a downtime of ours may have come true meanwhile.
     pub fn keep_deadline(&mut self, pending: Pending) -> Flow<Outcome> {
         let running = self.status.canary.as_ref().map(|c| c.revision.clone()).filter(|c| !self.is_rejected(c));
-        let (Some(stable), Some(canary)) = (self.stable(), running) else { return Err(pending) };
+        let (Some(stable), Some(canary)) = (self.stable(), running) else { return self.keep_waiting(pending) };
         if stable == canary {
-            return Err(pending);
+            return self.keep_waiting(pending);
         }
-        let waits = pending.kind == Waiting::Progress;
+        let waits = matches!(pending.kind, Waiting::Progress | Waiting::Missing);
         // Waits of the stage that it is at count from the stage's beginning; others are a step back, and count together.
         self.note_shortfall(waits && self.waiting_since().is_none());
         let short = self.status.canary.as_ref().and_then(|c| c.shortfall.as_ref()).filter(|s| s.recovered_at.is_none());

@@ -116,10 +116,13 @@ impl Draft<'_> {
         self.obs.pods.iter().any(|pod| pod.ready && revisions().any(|rs| rs.hash == pod.hash))
     }
 
-    /// Pods that a Service selected in the middle of a rollout, as somebody had put it back, drain like all that had traffic.
-    pub fn ensure_leak_drained(&mut self) -> Flow {
-        let services = [&self.obs.service, &self.obs.canary_service];
-        let leaked = services.into_iter().flatten().filter_map(|service| record(&service.meta)?.leaked_at).max();
+    /// Pods of other revisions that a Service selected, as somebody had put it back or had brought them, drain like all that had traffic.
+    pub fn ensure_leak_drained(&mut self, stable: &str) -> Flow {
+        let services = || [&self.obs.service, &self.obs.canary_service].into_iter().flatten();
+        if self.others_serve(stable) && services().any(|service| service.pinned().is_none()) {
+            return wait(Waiting::Settling, format!("takes pods of other revisions than {stable} out of the Services"));
+        }
+        let leaked = services().filter_map(|service| record(&service.meta)?.leaked_at).max();
         let drain = SignedDuration::from_secs(i64::from(self.spec.traffic.drain_seconds));
         match leaked.map(|at| at + drain).filter(|end| self.now < *end) {
             Some(end) => {

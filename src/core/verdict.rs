@@ -7,13 +7,11 @@ use serde_json::json;
 use super::{
     analysis,
     draft::{Draft, Flow, Waiting, wait},
-    observed::{Observed, RunView},
+    observed::{Observed, RunView, Templates},
     patch::{self, Guarded, Kind},
     spec::{Invalid, StepKind, invalid},
 };
-use crate::api::{
-    AnalysisTemplateSpec, RolloutStatus, RunPhase, analysis::TemplateRef, keys, rollout::StepAnalysis, status::AnalysisSummary,
-};
+use crate::api::{RolloutStatus, RunPhase, keys, rollout::StepAnalysis, status::AnalysisSummary};
 
 /// Runs that are kept of each revision, beside those of the running rollout.
 const KEPT_RUNS: usize = 10;
@@ -109,9 +107,12 @@ impl Draft<'_> {
 
     /// Evidence from the present weight: every metric of the background analysis was measured, with a window that lies in it,
     /// and passed. Before a canary gets more traffic.
-    pub fn ensure_evidence(&self) -> Flow {
+    pub fn ensure_evidence(&mut self, index: usize) -> Flow {
         if self.promote_full() || self.spec.analysis.is_none() {
             return Ok(());
+        }
+        if index > self.spec.analysis_from {
+            self.ensure_background(index)?; // one that measures anew, as somebody has said, does so before there is more traffic
         }
         let since = self.status.canary.as_ref().and_then(|c| c.weight_observed_at.as_ref());
         match (self.run(None), since) {
@@ -221,11 +222,7 @@ fn waits_for(run: &RunView) -> String {
 }
 
 /// The metrics of a spec, as far as they can be checked.
-pub fn check(
-    spec: &super::spec::Spec,
-    templates: &BTreeMap<TemplateRef, AnalysisTemplateSpec>,
-    defaults: &analysis::Defaults,
-) -> Result<(), Invalid> {
+pub fn check(spec: &super::spec::Spec, templates: &Templates, defaults: &analysis::Defaults) -> Result<(), Invalid> {
     let inline = spec.steps.iter().enumerate().filter_map(|(i, step)| match step {
         StepKind::Analysis(analysis) => Some((format!("spec.strategy.canary.steps[{i}].analysis"), analysis)),
         _ => None,
@@ -241,7 +238,7 @@ pub fn check(
         }
         // What else may be wrong with a template is said when it is used: it may be edited until then, and by others.
         for (i, template) in analysis.templates.iter().enumerate() {
-            for metric in templates.get(template).iter().flat_map(|known| &known.metrics) {
+            for metric in templates.get(template).into_iter().flatten().flat_map(|known| &known.metrics) {
                 let faults = analysis::validate_metric(metric, defaults, None).err().unwrap_or_default();
                 if let Some((_, mend)) = faults.into_iter().find(|(part, _)| part == "prometheus.address") {
                     return Err(invalid(format!("{field}.templates[{i}]"), format!("metric {} of {template}: {mend}", metric.name)));

@@ -68,13 +68,28 @@ impl Draft<'_> {
         let Some(reference) = &self.obs.rollout.spec.workload_ref else { return Ok(()) };
         let obs = self.obs;
         let Some(workload) = &obs.workload else {
-            return wait(Waiting::Progress, format!("waits for Deployment {}: it does not exist yet", reference.name));
+            return self.wait_for_workload(&reference.name);
         };
         match record(workload) {
-            None => self.begin_take_over(workload),
+            None => {
+                if self.stable().is_none() {
+                    self.ensure_all_there()?; // what is misspelt is mended more easily before anything has changed
+                }
+                self.begin_take_over(workload)
+            }
             Some(record) if !record.taken => self.take_replica_sets(workload, record),
             Some(record) => self.keep_taken(workload, &record),
         }
+    }
+
+    fn wait_for_workload(&self, name: &str) -> Flow {
+        let message = match self.stable() {
+            None => format!("waits for Deployment {name}: it does not exist yet; create it, or correct spec.workloadRef"),
+            Some(_) => format!(
+                "waits for Deployment {name}, which is gone: its pods go on serving; create it again, and it is taken over again (to delete this Rollout without it would stop the pods)"
+            ),
+        };
+        wait(Waiting::Missing, message)
     }
 
     fn begin_take_over(&mut self, workload: &WorkloadView) -> Flow {
@@ -133,7 +148,8 @@ impl Draft<'_> {
         // Empty ones first, the one that serves last: with none of its own left, the Deployment scales nothing up.
         let mut sets: Vec<&ReplicaSetView> = revision::of_workload(obs).collect();
         sets.sort_by_key(|rs| (rs.replicas, rs.status_replicas, rs.created_at));
-        let serving = sets.last().filter(|rs| rs.replicas > 0).map(|rs| rs.hash.clone());
+        let first = self.stable().is_none();
+        let serving = sets.last().filter(|rs| first && rs.replicas > 0).map(|rs| rs.hash.clone());
         for rs in &sets {
             self.act(take(self, rs, anchor, workload, serving.as_deref() == Some(&rs.hash)));
         }

@@ -22,6 +22,7 @@ use crate::{
         judge::Sample,
         query::Values,
         source::{Provider, Source},
+        spec::Invalid,
     },
 };
 
@@ -71,7 +72,7 @@ pub trait Sources: Send + Sync {
     async fn secret(&self, of: SecretsOf, name: &str) -> Result<SecretData, String>;
 
     /// A ClusterAnalysisTemplate as it is now.
-    fn cluster_template(&self, name: &str) -> Option<AnalysisTemplateSpec>;
+    fn cluster_template(&self, name: &str) -> Option<Result<AnalysisTemplateSpec, Invalid>>;
 }
 
 /// A pod that exposes metrics.

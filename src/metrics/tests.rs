@@ -24,7 +24,7 @@ use crate::{
         access::{Access, SecretKeyRef},
         analysis::{Preset, PrometheusProvider, Ratio, ScrapeProvider},
     },
-    core::judge::Sample,
+    core::{judge::Sample, spec::Invalid},
 };
 
 /// What the server was asked: path, `Authorization`, body.
@@ -94,8 +94,8 @@ impl Sources for Fake {
         Ok(SecretData(data.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect()))
     }
 
-    fn cluster_template(&self, name: &str) -> Option<AnalysisTemplateSpec> {
-        self.templates.get(name).cloned()
+    fn cluster_template(&self, name: &str) -> Option<Result<AnalysisTemplateSpec, Invalid>> {
+        self.templates.get(name).cloned().map(Ok)
     }
 }
 

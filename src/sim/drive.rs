@@ -171,6 +171,16 @@ impl Drive {
         self.memory.index.observe(namespace, name, self.epoch)
     }
 
+    /// L1: what is desired is a function of what is observed, so where nothing changes, nothing is left to do. What a plan would do and
+    /// say for a Rollout that is at rest, if that is anything.
+    pub fn l1_the_plan_of_an_unchanged_world_is_empty(&self, namespace: &str, name: &str) -> Result<(), String> {
+        let Some(observed) = self.observed(namespace, name) else { return Ok(()) };
+        let plan = core::plan(&observed, &self.settings, self.now);
+        let said = (plan.status != observed.rollout.status).then(|| format!("says {}", plan.status.message));
+        let left: Vec<String> = plan.actions.into_iter().map(|action| action.what).chain(said).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("L1: {name} is at rest, but its plan is: {}", left.join(", "))) }
+    }
+
     /// When something happens next.
     fn next(&self) -> Option<Timestamp> {
         let lag = self.lag.iter().map(|lag| lag.until);
@@ -306,6 +316,7 @@ impl Drive {
         let Some(run) = self.memory.index.run(namespace, name).cloned() else { return Ok(None) };
         let status = match &run.status {
             status if status.phase.is_final() => return Ok(None),
+            _ if run.unreadable.is_some() => analysis::unreadable(&run, self.now).unwrap_or_else(|| run.status.clone()),
             status if status.started_at.is_none() => analysis::start(&run.spec, true, self.now),
             status if run.spec.terminate => analysis::cancel(status.clone(), self.now),
             status => {

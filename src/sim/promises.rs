@@ -1,6 +1,8 @@
 //! Sluice's promises as oracles: each function reads like its sentence, and is asked at every write. What it finds broken is a line in
 //! [`Promises::broken`].
 
+mod course;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -32,6 +34,7 @@ pub struct Promises {
     carried_until: BTreeMap<String, Timestamp>,
     /// What we had set a Service's selector to.
     selected: BTreeMap<String, Value>,
+    course: course::Course,
 }
 
 impl Promises {
@@ -62,6 +65,7 @@ impl Promises {
             ("deployments.apps", Change::Modified) if ours => found.push(s9_only_what_is_ours_of_a_deployment(before, after)),
             _ => {}
         }
+        found.append(&mut self.course.check(&world, event));
         for broken in found.into_iter().filter_map(Result::err) {
             let name = text(&after["metadata"]["name"]);
             self.broken.push(format!("{} {} {name} by {}: {broken}", event.at, event.kind, event.actor));

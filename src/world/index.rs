@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use jiff::Timestamp;
 use kube::api::DynamicObject;
 
 use super::{
     Watched,
-    project::{self, AutoscalerEntry, PodEntry, ReplicaSetEntry, RolloutEntry, ServiceEntry, SliceEntry},
+    project::{self, ActionEntry, AutoscalerEntry, PodEntry, ReplicaSetEntry, RolloutEntry, ServiceEntry, SliceEntry},
 };
 use crate::{
     api::{
@@ -16,8 +15,12 @@ use crate::{
         keys,
         rollout::{RouteKind, Traffic},
     },
-    core::observed::{
-        ActionView, EndpointView, Meta, Observed, Owner, ReplicaSetView, Rival, RolloutView, RouteView, RunView, ServiceView, WorkloadView,
+    core::{
+        observed::{
+            ActionView, EndpointView, Meta, Observed, Owner, ReplicaSetView, Rival, RolloutView, RouteView, RunView, ServiceView,
+            WorkloadView,
+        },
+        spec::Invalid,
     },
 };
 
@@ -69,10 +72,10 @@ pub struct Index {
     slices: Table<SliceEntry>,
     routes: Table<RouteView>,
     runs: Table<RunView>,
-    templates: Table<AnalysisTemplateSpec>,
+    templates: Table<Result<AnalysisTemplateSpec, Invalid>>,
     /// Under no namespace.
-    cluster_templates: Table<AnalysisTemplateSpec>,
-    actions: Table<(Timestamp, ActionView)>,
+    cluster_templates: Table<Result<AnalysisTemplateSpec, Invalid>>,
+    actions: Table<ActionEntry>,
     anchors: Table<Meta>,
     autoscalers: Table<AutoscalerEntry>,
     /// Namespaces that are being deleted.
@@ -130,7 +133,7 @@ impl Index {
             Watched::Rollout => {
                 // What was seen once of a deletion stays known as long as the object does: its sign is gone within milliseconds.
                 let seen = self.rollouts.get(namespace, name).map(|before| (before.meta.uid.clone(), before.propagation));
-                let entry = object.map(project::rollout).map(|entry| {
+                let entry = object.and_then(project::rollout).map(|entry| {
                     let known = seen.filter(|(uid, _)| *uid == entry.meta.uid).and_then(|(_, propagation)| propagation);
                     RolloutEntry { propagation: entry.propagation.or(known), ..entry }
                 });
@@ -146,19 +149,10 @@ impl Index {
                     self.routes.put(namespace, &route_key(kind, name), object.map(|o| project::route(kind, o)));
                 }
             }
-            Watched::AnalysisRun => {
-                self.runs.put(namespace, name, object.and_then(|o| readable(project::analysis_run(o), kind, namespace, name)))
-            }
-            Watched::AnalysisTemplate => {
-                self.templates.put(namespace, name, object.and_then(|o| readable(project::analysis_template(o), kind, namespace, name)));
-            }
-            Watched::ClusterAnalysisTemplate => {
-                let template = object.and_then(|o| readable(project::analysis_template(o), kind, namespace, name));
-                self.cluster_templates.put(namespace, name, template);
-            }
-            Watched::RolloutAction => {
-                self.actions.put(namespace, name, object.and_then(|o| readable(project::action(o), kind, namespace, name)))
-            }
+            Watched::AnalysisRun => self.runs.put(namespace, name, object.and_then(project::analysis_run)),
+            Watched::AnalysisTemplate => self.templates.put(namespace, name, object.map(project::analysis_template)),
+            Watched::ClusterAnalysisTemplate => self.cluster_templates.put(namespace, name, object.map(project::analysis_template)),
+            Watched::RolloutAction => self.actions.put(namespace, name, object.map(project::action)),
             Watched::ControllerRevision => self.anchors.put(namespace, name, object.map(project::anchor)),
             Watched::Namespace => {
                 match object.is_some_and(|o| o.metadata.deletion_timestamp.is_some()) {
@@ -224,8 +218,8 @@ impl Index {
             }
             Watched::ClusterAnalysisTemplate => return self.users_everywhere(name),
             Watched::RolloutAction => {
-                if let Some((_, action)) = self.actions.get(namespace, name) {
-                    add(&action.spec.rollout);
+                if let Some(action) = self.actions.get(namespace, name) {
+                    add(&action.rollout);
                 }
             }
             Watched::ControllerRevision => {
@@ -272,8 +266,7 @@ impl Index {
     /// Whether any Rollout names a route of this kind.
     pub fn is_named(&self, kind: RouteKind) -> bool {
         let names = |rollout: &RolloutEntry| {
-            let traffic = rollout.spec.as_ref().ok().and_then(|spec| spec.traffic.as_ref());
-            traffic.is_some_and(|traffic| traffic.routes.iter().any(|route| route.kind == kind))
+            rollout.spec.traffic.as_ref().is_some_and(|traffic| traffic.routes.iter().any(|route| route.kind == kind))
         };
         self.rollouts.0.values().flat_map(BTreeMap::values).any(names)
     }
@@ -292,11 +285,11 @@ impl Index {
         keys
     }
 
-    pub fn cluster_template(&self, name: &str) -> Option<&AnalysisTemplateSpec> {
+    pub fn cluster_template(&self, name: &str) -> Option<&Result<AnalysisTemplateSpec, Invalid>> {
         self.cluster_templates.get("", name)
     }
 
-    fn template(&self, namespace: &str, template: &TemplateRef) -> Option<&AnalysisTemplateSpec> {
+    fn template(&self, namespace: &str, template: &TemplateRef) -> Option<&Result<AnalysisTemplateSpec, Invalid>> {
         match template.kind {
             TemplateKind::AnalysisTemplate => self.templates.get(namespace, &template.name),
             TemplateKind::ClusterAnalysisTemplate => self.cluster_template(&template.name),
@@ -312,14 +305,9 @@ impl Index {
         self.pods.all(namespace).map(|(_, pod)| pod).filter(|pod| pod.view.hash == hash && pod.view.ready).collect()
     }
 
-    /// Why a Rollout cannot be read, if it cannot.
-    pub fn unreadable(&self, namespace: &str, name: &str) -> Option<&str> {
-        self.rollouts.get(namespace, name)?.spec.as_ref().err().map(String::as_str)
-    }
-
     pub fn observe(&self, namespace: &str, name: &str, epoch: u64) -> Option<Observed> {
         let rollout = self.rollouts.get(namespace, name)?;
-        let spec = rollout.spec.as_ref().ok()?;
+        let spec = &rollout.spec;
         let anchor = self.anchors.get(namespace, name).filter(|a| a.labels.get(keys::ROLLOUT).map(String::as_str) == Some(name)).cloned();
         let workload = spec.workload_ref.as_ref().and_then(|w| self.workloads.get(namespace, &w.name)).cloned();
         let scales = |a: &&AutoscalerEntry| workload.as_ref().is_some_and(|w: &WorkloadView| w.meta.name == a.deployment);
@@ -331,9 +319,11 @@ impl Index {
         let traffic = spec.traffic.as_ref();
         let is_ours = |view: &RouteView| of_route(rollout, view.kind, &view.meta.name) || recorded_by(view).iter().any(|r| r == name);
         let routes = self.routes.all(namespace).filter(|(_, view)| is_ours(view));
-        let mut actions: Vec<_> = self.actions.all(namespace).map(|(_, a)| a).filter(|(_, a)| a.spec.rollout == name).collect();
-        actions.sort_by(|a, b| (a.0, &a.1.meta.name).cmp(&(b.0, &b.1.meta.name)));
-        let (done, open): (Vec<_>, Vec<_>) = actions.into_iter().map(|(_, a)| a).partition(|a| a.status.outcome.is_some());
+        let mut actions: Vec<_> = self.actions.all(namespace).map(|(_, action)| action).filter(|a| a.rollout == name).collect();
+        actions.sort_by(|a, b| (a.created_at, &a.meta.name).cmp(&(b.created_at, &b.meta.name)));
+        let (done, open): (Vec<_>, Vec<_>) = actions.into_iter().partition(|a| a.status.outcome.is_some());
+        let readable =
+            |a: &&ActionEntry| Some(ActionView { meta: a.meta.clone(), spec: a.spec.as_ref().ok()?.clone(), status: a.status.clone() });
         Some(Observed {
             epoch,
             rollout: RolloutView {
@@ -342,6 +332,7 @@ impl Index {
                 finalizers: rollout.finalizers.clone(),
                 propagation: rollout.propagation,
                 spec: spec.clone(),
+                unreadable: rollout.unreadable.clone(),
                 status: rollout.status.clone(),
             },
             service: traffic.and_then(|t| service(&t.service)),
@@ -349,7 +340,8 @@ impl Index {
             routes: routes.map(|(_, view)| view.clone()).collect(),
             runs: self.runs.all(namespace).filter(|(_, run)| run.spec.rollout == name).map(|(_, run)| run.clone()).collect(),
             analysis_templates: spec.templates().filter_map(|t| Some((t.clone(), self.template(namespace, t)?.clone()))).collect(),
-            actions: open.into_iter().cloned().collect(),
+            actions: open.iter().filter_map(readable).collect(),
+            unreadable_actions: open.iter().filter_map(|a| Some((a.meta.clone(), a.spec.as_ref().err()?.clone()))).collect(),
             done_actions: done.into_iter().map(|action| action.meta.clone()).collect(),
             namespace_terminating: self.terminating.contains(namespace),
             dry_run: None,
@@ -428,7 +420,7 @@ impl Index {
 
 /// The workload or Service that two Rollouts name, and the field in which the first does.
 fn claimed_by_both(one: &RolloutEntry, other: &RolloutEntry) -> Option<(&'static str, String)> {
-    let spec = one.spec.as_ref().ok()?;
+    let spec = &one.spec;
     let workload = spec.workload_ref.as_ref().filter(|w| of_workload(other, &w.name));
     if let Some(workload) = workload {
         return Some(("spec.workloadRef", format!("Deployment {}", workload.name)));
@@ -439,16 +431,16 @@ fn claimed_by_both(one: &RolloutEntry, other: &RolloutEntry) -> Option<(&'static
 }
 
 fn of_workload(rollout: &RolloutEntry, name: &str) -> bool {
-    rollout.spec.as_ref().is_ok_and(|s| s.workload_ref.as_ref().is_some_and(|w| w.name == name))
+    rollout.spec.workload_ref.as_ref().is_some_and(|w| w.name == name)
 }
 
 fn of_service(rollout: &RolloutEntry, name: &str) -> bool {
-    rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(|t| t.service == name || t.canary_service() == name))
+    rollout.spec.traffic.as_ref().is_some_and(|t| t.service == name || t.canary_service() == name)
 }
 
 fn of_route(rollout: &RolloutEntry, kind: RouteKind, name: &str) -> bool {
     let names = |t: &Traffic| t.routes.iter().any(|r| r.kind == kind && r.name == name);
-    rollout.spec.as_ref().is_ok_and(|s| s.traffic.as_ref().is_some_and(names))
+    rollout.spec.traffic.as_ref().is_some_and(names)
 }
 
 /// Routes of different kinds may have the same name.
@@ -457,13 +449,9 @@ fn route_key(kind: RouteKind, name: &str) -> String {
 }
 
 fn uses(rollout: &RolloutEntry, kind: TemplateKind, name: &str) -> bool {
-    rollout.spec.as_ref().is_ok_and(|s| s.templates().any(|t| t.kind == kind && t.name == name))
+    rollout.spec.templates().any(|t| t.kind == kind && t.name == name)
 }
 
 fn recorded_by(route: &RouteView) -> Vec<String> {
     route.meta.annotations.keys().filter_map(|key| key.strip_prefix(keys::ROUTE_RECORD_PREFIX)).map(str::to_owned).collect()
-}
-
-fn readable<T>(parsed: Result<T, String>, kind: Watched, namespace: &str, name: &str) -> Option<T> {
-    parsed.inspect_err(|error| tracing::warn!(?kind, namespace, name, error, "an object cannot be read and is passed over")).ok()
 }

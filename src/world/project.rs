@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::api::DynamicObject;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     api::{
@@ -14,14 +14,14 @@ use crate::{
         action::RolloutActionStatus, keys, rollout::RouteKind, status::Propagation,
     },
     core::{
-        observed::{ActionView, Meta, ParentView, PodView, Report, RouteView, RuleView, RunView, WorkloadView},
+        observed::{Meta, ParentView, PodView, Report, RouteView, RuleView, RunView, Unreadable, WorkloadView},
         revision,
+        spec::{Invalid, invalid},
     },
 };
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// A Rollout; the error says why it cannot be read.
 #[derive(Clone, Debug)]
 pub struct RolloutEntry {
     pub meta: Meta,
@@ -29,8 +29,20 @@ pub struct RolloutEntry {
     /// The policy with which it is deleted, as far as a finalizer tells.
     pub propagation: Option<Propagation>,
     pub created_at: Timestamp,
-    pub spec: Result<RolloutSpec, String>,
+    /// As far as it can be read.
+    pub spec: RolloutSpec,
+    pub unreadable: Option<Unreadable>,
     pub status: RolloutStatus,
+}
+
+#[derive(Clone, Debug)]
+pub struct ActionEntry {
+    pub meta: Meta,
+    pub created_at: Timestamp,
+    /// The Rollout that it is for.
+    pub rollout: String,
+    pub spec: Result<RolloutActionSpec, Invalid>,
+    pub status: RolloutActionStatus,
 }
 
 #[derive(Clone, Debug)]
@@ -133,8 +145,31 @@ fn status<T: Default + serde::de::DeserializeOwned>(data: &Value) -> T {
     data.get("status").and_then(|s| serde_json::from_value(s.clone()).ok()).unwrap_or_default()
 }
 
-fn spec<T: serde::de::DeserializeOwned>(data: &Value) -> Result<T, String> {
-    serde_json::from_value(data.get("spec").cloned().unwrap_or_default()).map_err(|error| error.to_string())
+/// A spec as this version of Sluice knows it, or which field it cannot read. The API server has let that through by a CRD of another version.
+fn spec<T: serde::de::DeserializeOwned>(data: &Value) -> Result<T, Invalid> {
+    serde_path_to_error::deserialize(data.get("spec").cloned().unwrap_or_default()).map_err(|error| {
+        let path = error.path().to_string();
+        let field = if path == "." { "spec".to_owned() } else { format!("spec.{path}") };
+        let why = error.inner();
+        let mend = "correct it, or let the installed CRDs and the controller be of the same version";
+        invalid(field, format!("this version of Sluice cannot read it ({why}): {mend}"))
+    })
+}
+
+/// What a spec says in these fields, each as far as it can be read, and whether all of them can. `rest` stands for the fields that
+/// every spec has.
+fn fields<T: serde::de::DeserializeOwned>(data: &Value, names: &[&str], rest: Value) -> (Option<T>, bool) {
+    let (mut known, mut all) = (json!({"spec": rest}), true);
+    for name in names {
+        let Some(value) = data.get("spec").and_then(|spec| spec.get(name)) else { continue };
+        let mut with = known.clone();
+        with["spec"][name] = value.clone();
+        match spec::<T>(&with) {
+            Ok(_) => known = with,
+            Err(_) => all = false,
+        }
+    }
+    (spec(&known).ok(), all)
 }
 
 fn propagation(object: &ObjectMeta) -> Option<Propagation> {
@@ -146,15 +181,25 @@ fn propagation(object: &ObjectMeta) -> Option<Propagation> {
     }
 }
 
-pub fn rollout(object: &DynamicObject) -> RolloutEntry {
-    RolloutEntry {
+/// A Rollout. Of one that cannot be read, what it says of its workload and its traffic.
+pub fn rollout(object: &DynamicObject) -> Option<RolloutEntry> {
+    let (spec, unreadable) = match spec(&object.data) {
+        Ok(spec) => (spec, None),
+        Err(why) => {
+            let names = ["replicas", "workloadRef", "selector", "template", "traffic"];
+            let (spec, essentials) = fields(&object.data, &names, json!({"strategy": {}}));
+            (spec?, Some(Unreadable { why, essentials }))
+        }
+    };
+    Some(RolloutEntry {
         meta: meta(&object.metadata, ours),
         propagation: propagation(&object.metadata),
         finalizers: object.metadata.finalizers.clone().unwrap_or_default(),
         created_at: created(&object.metadata),
-        spec: spec(&object.data),
+        spec,
+        unreadable,
         status: status(&object.data),
-    }
+    })
 }
 
 pub fn workload(object: &DynamicObject) -> WorkloadView {
@@ -309,20 +354,32 @@ fn parent(parent: &Value) -> ParentView {
     ParentView { name: format!("Gateway {name}"), accepted: report("Accepted"), resolved: report("ResolvedRefs") }
 }
 
-pub fn analysis_run(object: &DynamicObject) -> Result<RunView, String> {
-    let spec: AnalysisRunSpec = spec(&object.data)?;
+/// An AnalysisRun. Of one that cannot be read, what it says of its Rollout.
+pub fn analysis_run(object: &DynamicObject) -> Option<RunView> {
+    let (spec, unreadable) = match spec::<AnalysisRunSpec>(&object.data) {
+        Ok(spec) => (spec, None),
+        Err(why) => {
+            let names = ["rollout", "canaryHash", "step", "terminate"];
+            let (spec, _) = fields(&object.data, &names, json!({"rollout": "", "canaryHash": "", "metrics": []}));
+            (spec?, Some(why))
+        }
+    };
     let status: AnalysisRunStatus = status(&object.data);
-    Ok(RunView { meta: meta(&object.metadata, ours), spec, status })
+    Some(RunView { meta: meta(&object.metadata, ours), spec, unreadable, status })
 }
 
-pub fn analysis_template(object: &DynamicObject) -> Result<AnalysisTemplateSpec, String> {
+pub fn analysis_template(object: &DynamicObject) -> Result<AnalysisTemplateSpec, Invalid> {
     spec(&object.data)
 }
 
-pub fn action(object: &DynamicObject) -> Result<(Timestamp, ActionView), String> {
-    let spec: RolloutActionSpec = spec(&object.data)?;
-    let status: RolloutActionStatus = status(&object.data);
-    Ok((created(&object.metadata), ActionView { meta: meta(&object.metadata, ours), spec, status }))
+pub fn action(object: &DynamicObject) -> ActionEntry {
+    ActionEntry {
+        meta: meta(&object.metadata, ours),
+        created_at: created(&object.metadata),
+        rollout: object.data.pointer("/spec/rollout").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        spec: spec(&object.data),
+        status: status(&object.data),
+    }
 }
 
 /// The Deployment that an autoscaler scales, if it is one, and the autoscaler in words. A KEDA ScaledObject works through one that is

@@ -8,6 +8,7 @@ mod mutations;
 #[path = "../rollouts/shop.rs"]
 mod shop;
 mod trial;
+mod unreadable;
 
 use std::panic::AssertUnwindSafe;
 

@@ -129,6 +129,8 @@ fn ends_healthy(shop: &mut Shop) {
             return;
         }
         shop.deploy(image);
+        let generation = shop.get(Watched::Deployment, "api")["metadata"]["generation"].clone();
+        shop.until("seen", |s| s.status("api")["workloadObservedGeneration"] == generation);
     }
     panic!("it is taken back again: {}", shop.status("api")["message"]);
 }

@@ -28,6 +28,7 @@ pub fn wrong(world: &World, kept: bool) -> (Vec<String>, bool) {
         resting &= matches!(ended, Ok(End::Rest));
         sick |= matches!(ended, Ok(End::Sick));
         if matches!(ended, Ok(End::Rest | End::Aborted)) {
+            found.push(world.drive.l1_the_plan_of_an_unchanged_world_is_empty(NS, app));
             found.push(s7_only_the_stable_revision_has_pods(world, app));
             found.push(aborted_or_at_rest_the_canary_gets_nothing(world, app));
         }

@@ -68,6 +68,37 @@ fn a_step_is_judged_as_often_as_it_says() {
 }
 
 #[test]
+fn without_steps_the_promotion_still_waits_for_the_background_analysis() {
+    let mut shop = Shop::without_rollout();
+    let analysis = json!({"metrics": [metric(json!({}))]});
+    shop.rollout("api", json!({"strategy": {"canary": {"steps": [], "analysis": analysis}}}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    promoted(&mut shop, "app:v2");
+    assert_eq!(runs(&shop.drive)[0]["status"]["metricResults"][0]["passed"], 1);
+    shop.comes_to_rest();
+}
+
+#[test]
+fn a_step_that_is_skipped_over_an_inconclusive_analysis_still_needs_evidence_for_more_traffic() {
+    let undecided = json!({"name": "success", "prometheus": {"query": "up"}, "interval": "10s",
+        "successCondition": "result > 50.0", "failureCondition": "result < -1.0"});
+    let steps = json!([{"setWeight": 5}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}]);
+    let mut shop = Shop::without_rollout();
+    shop.rollout("api", json!({"strategy": {"canary": {"steps": steps, "analysis": {"metrics": [undecided]}}}}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.drive.bad.insert("app:v2".into());
+    shop.deploy("app:v2");
+    shop.until("held", |s| !s.status("api")["hold"].is_null());
+    shop.command("SkipStep");
+    shop.until("held again", |s| s.status("api")["currentStep"]["index"] == 2 && !s.status("api")["hold"].is_null());
+    assert_eq!(shop.weight(), 5.0);
+    shop.drive.bad.clear();
+    shop.command("Resume");
+    shop.until("goes on with evidence", |s| s.weight() == 50.0);
+    assert!(shop.drive.promises.broken.is_empty(), "{:#?}", shop.drive.promises.broken);
+}
+
+#[test]
 fn in_the_background_a_metric_is_measured_as_often_as_it_says_and_no_more() {
     let mut shop = Shop::without_rollout();
     let steps = json!([{"setWeight": 20}, {"pause": {"duration": "60s"}}, {"setWeight": 50}, {"pause": {"duration": "60s"}}]);
@@ -101,7 +132,9 @@ fn a_dry_run_takes_nothing_back() {
 #[test]
 fn a_cluster_template_may_come_later_and_is_recorded() {
     let template = json!({"name": "platform", "kind": "ClusterAnalysisTemplate"});
-    let mut shop = with_step(json!({"templates": [template], "metrics": [metric(json!({"name": "own"}))]}));
+    let mut shop = Shop::open();
+    let analysis = json!({"templates": [template], "metrics": [metric(json!({"name": "own"}))]});
+    shop.rollout("api", json!({"strategy": {"canary": {"steps": [{"setWeight": 50}, {"analysis": analysis}]}}}));
     // One of this name in the namespace is another one.
     let spec = json!({"metrics": [metric(json!({"name": "of-the-namespace"}))]});
     shop.apply(Watched::AnalysisTemplate, json!({"metadata": {"name": "platform"}, "spec": spec}));
@@ -127,7 +160,7 @@ fn a_template_that_needs_a_prometheus_server_where_there_is_none_is_named() {
     let none = Settings::default();
     assert_eq!(plan(&obs, &none, now).status.message, planned(&obs, now).status.message, "it may come later");
     let web = serde_json::from_value(json!({"metrics": [metric(json!({}))]})).unwrap();
-    obs.analysis_templates.insert(template, web);
+    obs.analysis_templates.insert(template, Ok(web));
     let message = plan(&obs, &none, now).status.message;
     let start =
         "spec.strategy.canary.analysis.templates[0]: metric success of AnalysisTemplate \"web\": set the address of a Prometheus server";

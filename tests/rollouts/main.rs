@@ -4,6 +4,7 @@
 mod analysis;
 mod headers;
 mod messages;
+mod missing;
 mod plan;
 mod repair;
 mod restart;

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sluice::world::Watched;
 
-use super::{at_every_moment_in, promote_if_it_waits, shop::Shop};
+use super::{at_every_moment_in, halfway, promote_if_it_waits, shop::Shop};
 
 fn steps(steps: serde_json::Value) -> serde_json::Value {
     json!({"strategy": {"canary": {"steps": steps}}})
@@ -44,6 +44,21 @@ fn a_set_canary_scale_beyond_replicas_ends_with_the_promotion() {
     shop.command("Promote");
     shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v2" && s.pods("app:v2").len() == 3);
     shop.comes_to_rest();
+}
+
+#[test]
+fn a_version_that_comes_in_the_middle_leaves_stable_the_pods_that_the_first_began_with() {
+    let mut shop = halfway();
+    let scale = sluice::sim::drive::path(Watched::Rollout, super::shop::NS, "api") + "/scale";
+    shop.send("PATCH", &scale, "autoscaler", "application/merge-patch+json", json!({"spec": {"replicas": 1}}));
+    shop.wait(5);
+    let pods = shop.pods("app:v1");
+    shop.deploy("app:v3");
+    shop.until("begins", |s| s.weight() == 5.0);
+    assert_eq!((pods.len(), shop.pods("app:v1")), (3, pods), "they took back what the first had");
+    promote_if_it_waits(&mut shop, "app:v3");
+    shop.comes_to_rest();
+    assert_eq!(shop.pods("app:v3").len(), 1);
 }
 
 #[test]

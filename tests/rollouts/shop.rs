@@ -267,7 +267,13 @@ impl Shop {
             }
         };
         self.git = git;
-        assert!(held, "never happened: {what}; the Rollout says {:#}\nit did {:#?}", self.status("api"), self.drive.tail());
+        assert!(
+            held,
+            "never happened: {what}; the Rollout says {:#}\nbroken: {:#?}\nit did {:#?}",
+            self.status("api"),
+            self.drive.promises.broken,
+            self.drive.tail()
+        );
     }
 
     /// No promise was broken on the way; and then nothing is written any more.
@@ -277,6 +283,7 @@ impl Shop {
         let writes = self.drive.writes;
         self.wait(900);
         assert_eq!(self.drive.writes, writes, "L2: then no more writes: {:#?}", self.drive.tail());
+        assert_eq!(self.drive.l1_the_plan_of_an_unchanged_world_is_empty(NS, "api"), Ok(()));
         assert!(self.drive.promises.broken.is_empty(), "{:#?}\nit did {:#?}", self.drive.promises.broken, self.drive.tail());
     }
 

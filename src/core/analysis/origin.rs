@@ -1,6 +1,9 @@
 //! Whose Secrets a metric may use.
 
-use crate::api::{AnalysisRunSpec, AnalysisTemplateSpec, Metric, access::Access};
+use crate::{
+    api::{AnalysisRunSpec, AnalysisTemplateSpec, Metric, access::Access},
+    core::spec::Invalid,
+};
 
 /// A namespace whose Secrets are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,11 +25,12 @@ pub enum SecretsOf {
 pub fn origin(
     spec: &AnalysisRunSpec,
     metric: &Metric,
-    template: impl FnOnce(&str) -> Option<AnalysisTemplateSpec>,
+    template: impl FnOnce(&str) -> Option<Result<AnalysisTemplateSpec, Invalid>>,
 ) -> Result<(Metric, SecretsOf), String> {
     let name = spec.cluster_templates.get(&metric.name).filter(|_| access(metric).is_some_and(Access::has_secrets));
     let Some(name) = name else { return Ok((metric.clone(), SecretsOf::Run)) };
     let template = template(name).ok_or_else(|| format!("there is no ClusterAnalysisTemplate {name:?} whose Secrets could be used"))?;
+    let template = template.map_err(|why| format!("ClusterAnalysisTemplate {name:?}: {why}"))?;
     let theirs = template.metrics.into_iter().find(|theirs| theirs.name == metric.name);
     let theirs = theirs.ok_or_else(|| format!("ClusterAnalysisTemplate {name:?} has no metric {:?}", metric.name))?;
     let Metric { preset, parameters, prometheus, scrape, .. } = theirs;

@@ -9,7 +9,10 @@ use crate::{
         analysis::{NoDataPolicy, ProviderErrorPolicy},
         run::{Measurement, MetricResult},
     },
-    core::judge::{Judge, Judged, Sample},
+    core::{
+        judge::{Judge, Judged, Sample},
+        observed::RunView,
+    },
 };
 
 /// Measurements that are kept for each metric.
@@ -38,6 +41,14 @@ pub fn start(spec: &AnalysisRunSpec, prometheus: bool, now: Timestamp) -> Analys
 
 fn unmeasured(metric: &Metric) -> MetricResult {
     MetricResult { name: metric.name.clone(), dry_run: metric.dry_run, ..MetricResult::default() }
+}
+
+/// The end of a run that cannot be read: Inconclusive, so that whoever waits for it asks a person. `None`: it can be, or has ended.
+pub fn unreadable(run: &RunView, now: Timestamp) -> Option<AnalysisRunStatus> {
+    let why = run.unreadable.as_ref().filter(|_| !run.status.phase.is_final() && !run.spec.terminate)?;
+    let mut status = run.status.clone();
+    end(&mut status, RunPhase::Inconclusive, why.to_string(), now);
+    Some(status)
 }
 
 /// A run that nobody needs any more ends without a verdict; one that has ended stays as it is.

@@ -9,7 +9,7 @@ use crate::{
         analysis::{TemplateKind, TemplateRef},
         rollout::StepAnalysis,
     },
-    core::{query::Scope, source::Surroundings},
+    core::{observed::Templates, query::Scope, source::Surroundings},
 };
 
 /// The arguments that inline metrics may use; `None` where templates add some that are not known here.
@@ -29,14 +29,11 @@ pub struct Resolved {
 
 /// The metrics and arguments of an analysis, from its templates and what is written inline; or what is missing or wrong, in words.
 /// What only the installation knows (whether it has a Prometheus server) is checked when the run starts.
-pub fn resolve(
-    analysis: &StepAnalysis,
-    templates: &BTreeMap<TemplateRef, AnalysisTemplateSpec>,
-    traffic: bool,
-) -> Result<Resolved, String> {
+pub fn resolve(analysis: &StepAnalysis, templates: &Templates, traffic: bool) -> Result<Resolved, String> {
     let used = analysis.templates.iter().map(|template| {
         let place = if template.kind == TemplateKind::AnalysisTemplate { " in this namespace" } else { "" };
-        Ok((template, templates.get(template).ok_or_else(|| format!("there is no {template}{place}"))?))
+        let found = templates.get(template).ok_or_else(|| format!("there is no {template}{place}"))?;
+        Ok((template, found.as_ref().map_err(|why| format!("{template}: {why}"))?))
     });
     let used: Vec<_> = used.collect::<Result<_, String>>()?;
     let args = arguments(analysis, &used)?;

@@ -5,10 +5,13 @@ use jiff::ToSpan;
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::{
-    AnalysisTemplateSpec, RunPhase, Span, Verdict,
-    analysis::{Argument, NoDataPolicy, Preset, PrometheusProvider, ProviderErrorPolicy, ScrapeProvider, TemplateRef},
-    rollout::StepAnalysis,
+use crate::{
+    api::{
+        AnalysisTemplateSpec, RunPhase, Span, Verdict,
+        analysis::{Argument, NoDataPolicy, Preset, PrometheusProvider, ProviderErrorPolicy, ScrapeProvider, TemplateRef},
+        rollout::StepAnalysis,
+    },
+    core::spec::Invalid,
 };
 
 fn at(seconds: i64) -> Timestamp {
@@ -291,8 +294,8 @@ fn arg(name: &str, value: Option<&str>) -> Argument {
     Argument { name: name.into(), value: value.map(str::to_owned) }
 }
 
-fn template(args: &[Argument], metrics: &[Metric]) -> AnalysisTemplateSpec {
-    AnalysisTemplateSpec { args: args.to_vec(), metrics: metrics.to_vec() }
+fn template(args: &[Argument], metrics: &[Metric]) -> Result<AnalysisTemplateSpec, Invalid> {
+    Ok(AnalysisTemplateSpec { args: args.to_vec(), metrics: metrics.to_vec() })
 }
 
 fn query(name: &str, query: &str) -> Metric {

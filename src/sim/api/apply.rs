@@ -21,13 +21,13 @@ pub fn apply(schema: &Schema, live: &Value, config: &Value, manager: &Manager, f
 
     let before = entries.iter().position(|e| e.manager == *manager).map(|i| entries.remove(i));
     if let Some(before) = &before {
+        let mut kept = applied.clone();
+        entries.iter().for_each(|entry| kept.union(&entry.fields));
         let mut gone = before.fields.clone();
-        for kept in entries.iter().map(|e| &e.fields).chain([&applied]) {
-            gone.subtract(kept);
-            gone.spare(kept);
-        }
+        gone.subtract(&kept);
+        gone.spare(&kept);
         gone.drop_whole("f:metadata");
-        gone.remove_from(Some(schema), &mut merged);
+        gone.remove_from(Some(schema), &mut merged, &kept);
     }
     let time = match before {
         Some(b) if b.fields == applied => b.time,
@@ -136,6 +136,7 @@ mod tests {
         let item = json!({"type": "object", "properties": {"name": {"type": "string"}, "v": {"type": "integer"}}});
         Schema::from_crd(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
             "a": {"type": "integer"}, "b": {"type": "integer"},
+            "part": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
             "whole": {"type": "array", "items": item},
             "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
                 "items": item}}}}}))
@@ -163,6 +164,21 @@ mod tests {
         let live = run(&live, "n", json!({"b": 2}), false).unwrap();
         let live = run(&live, "m", json!({"a": 1}), false).unwrap();
         assert_eq!(live["spec"], json!({"a": 1, "b": 2}));
+    }
+
+    #[test]
+    fn an_empty_map_that_is_applied_stays_with_what_others_have_in_it_and_without_what_the_manager_had() {
+        let filled = |key: &str| json!({"part": {key: 1}});
+        let mine = run(&json!({"metadata": {}}), "m", filled("a"), false).unwrap();
+        let emptied = run(&mine, "m", json!({"part": {}}), false).unwrap();
+        assert_eq!(emptied["spec"], json!({"part": {}}));
+        let both = run(&mine, "n", filled("b"), false).unwrap();
+        let left = run(&both, "m", json!({"part": {}}), false).unwrap();
+        assert_eq!(left["spec"], json!({"part": {"b": 1}}), "a manager takes away only what it had");
+        let left = run(&left, "m", json!({"a": 1}), false).unwrap();
+        assert_eq!(left["spec"], json!({"a": 1, "part": {"b": 1}}));
+        let none = run(&emptied, "m", json!({"a": 1}), false).unwrap();
+        assert_eq!(none["spec"], json!({"a": 1}), "what nobody applies goes as a whole");
     }
 
     #[test]

@@ -197,8 +197,8 @@ impl FieldSet {
         Value::Object(out)
     }
 
-    /// Takes these fields out of a value; a map or list that they empty goes too.
-    pub fn remove_from(&self, schema: Option<&Schema>, value: &mut Value) {
+    /// Takes these fields out of a value. A map or list that they empty goes too, unless it is itself among those that are `kept`.
+    pub fn remove_from(&self, schema: Option<&Schema>, value: &mut Value, kept: &Self) {
         for (key, gone) in &self.children {
             let inner_schema = child_schema(schema, key);
             let whole_item = gone.own && !key.starts_with("f:");
@@ -210,13 +210,14 @@ impl FieldSet {
                 Position::Item(index) => &mut value[*index],
             };
             if !whole_item && !gone.children.is_empty() {
-                gone.remove_from(inner_schema, inner);
+                let inner_kept = kept.children.get(key);
+                gone.remove_from(inner_schema, inner, inner_kept.unwrap_or(&Self::default()));
                 let emptied = match inner {
                     Value::Object(m) => m.is_empty(),
                     Value::Array(a) => a.is_empty(),
                     _ => false,
                 };
-                if !emptied {
+                if !emptied || inner_kept.is_some() {
                     continue;
                 }
             }
