@@ -233,7 +233,7 @@ impl<'a> Draft<'a> {
         let enters = rejected.is_none() || self.obs.canary_service.is_some();
         let needs = |route: &Route| {
             let record = route.record();
-            let recorded = record.as_ref().and_then(|r| r.rejected.as_deref());
+            let recorded = record.and_then(|r| r.rejected.as_deref());
             (enters || record.is_some()) && (!route.has(portion, denominator) || (rejected.is_some() && recorded != rejected))
         };
         let actions: Vec<Action> =
