@@ -17,6 +17,10 @@ demo: ## A rollout and an abort on the embedded cluster, in under a minute (KEEP
 	@cargo build --quiet --bin sluice --bin kubectl-sluice
 	target/debug/sluice demo $(if $(KEEP),--keep)
 
+.PHONY: sim
+sim: ## Replay one random run: make sim SEED=n tells what happened, when, by whom, and with which weights
+	@SLUICE_SEED=$(or $(SEED),1) cargo test --quiet --test chaos -- --nocapture
+
 .PHONY: test
 test: ## Format, lints, and all tests that need no cluster
 	@cargo fmt --all --check

@@ -55,7 +55,7 @@ impl Draft<'_> {
             return;
         }
         let mut patch = Guarded::new(Kind::ReplicaSet, &rs.meta).annotate(keys::REJECTED, reason).unannotate(keys::STABLE);
-        if !self.spec.has_traffic {
+        if !self.spec.has_traffic && self.status.stable_revision.as_deref() != Some(canary) {
             patch = patch.replace("/spec/replicas", 0); // that is what takes its traffic away: one write
         }
         self.act(patch.fenced(format!("mark ReplicaSet {} as rejected", rs.meta.name), obs.epoch));

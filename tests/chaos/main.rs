@@ -2,7 +2,7 @@
 //! while it runs, and the state against them in the end.
 //!
 //! `SLUICE_SEEDS=n` tries so many seeds, `SLUICE_SEED_START=m` begins with that one. A seed that fails is shown as the smallest part of
-//! its scenario that still fails, with what happened.
+//! its scenario that still fails, with what happened. `SLUICE_SEED=n` (`make sim SEED=n`) replays one, whether it fails or not.
 //!
 //! A new thing that may happen is an [`scenario::Act`], with how often it does; a new promise a function of `sim::promises` (at every
 //! write) or of [`ends`] (in the end).
@@ -27,6 +27,9 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn whatever_happens_the_promises_hold() {
+    if let Some(seed) = std::env::var("SLUICE_SEED").ok().and_then(|text| text.parse().ok()) {
+        return tell(seed);
+    }
     let start = number("SLUICE_SEED_START", 1);
     let end = start + number("SLUICE_SEEDS", 16);
     let next = AtomicU64::new(start);
@@ -48,6 +51,15 @@ fn whatever_happens_the_promises_hold() {
     });
     drop(std::panic::take_hook());
     assert!(failed.is_empty(), "{} of {} seeds failed\n{}", failed.len(), end - start, failed.join("\n"));
+}
+
+/// Replays one seed, as `make sim` does.
+fn tell(seed: u64) {
+    let scenario = Scenario::of(seed);
+    println!("seed {seed}: {:?}\n", scenario.setup);
+    let told = play::told(&scenario);
+    println!("{}\n", told.timeline.join("\n"));
+    assert!(told.why.is_empty(), "{}", told.why.join("\n"));
 }
 
 /// How it failed, if it did.

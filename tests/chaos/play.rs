@@ -22,18 +22,30 @@ const BOUND_SECONDS: i64 = 1800;
 /// Once that is over, nothing is written for so long.
 const REST_SECONDS: i64 = 1000;
 
+/// What is wrong, and what happened.
 pub struct Failure {
     pub why: Vec<String>,
     pub timeline: Vec<String>,
 }
 
 pub fn play(scenario: &Scenario) -> Result<(), Failure> {
+    let (world, why) = played(scenario);
+    if why.is_empty() { Ok(()) } else { Err(Failure { why, timeline: timeline::of(&world) }) }
+}
+
+/// How it goes, whether it fails or not: what is wrong in the end, and the timeline.
+pub fn told(scenario: &Scenario) -> Failure {
+    let (world, why) = played(scenario);
+    Failure { why, timeline: timeline::of(&world) }
+}
+
+fn played(scenario: &Scenario) -> (World, Vec<String>) {
     let mut world = World::new(scenario.seed, &scenario.setup);
     world.drive.promises.lenient_about_requests = scenario.is_rough();
     let played = catch_unwind(AssertUnwindSafe(|| course(&mut world, scenario)));
     let mut why = played.unwrap_or_else(|panic| vec![words(panic.as_ref())]);
     why.splice(0..0, world.drive.promises.broken.iter().take(5).cloned());
-    if why.is_empty() { Ok(()) } else { Err(Failure { why, timeline: timeline::of(&world) }) }
+    (world, why)
 }
 
 fn words(panic: &(dyn std::any::Any + Send)) -> String {

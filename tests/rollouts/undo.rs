@@ -44,6 +44,19 @@ fn undo_brings_the_revision_back_that_served_before_and_rejects_the_present_one_
 }
 
 #[test]
+fn without_traffic_what_is_undone_keeps_its_pods_until_the_earlier_revision_is_stable() {
+    let mut shop = Shop::without_rollout();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.rollout("api", json!({"traffic": null, "strategy": {"canary": {"steps": [{"setWeight": 50}]}}}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.deploy("app:v2");
+    shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v2");
+    shop.command("Undo");
+    shop.until("undone", |s| s.phase() == "Aborted" && s.image_that_serves() == "app:v1" && s.pods("app:v2").is_empty());
+    shop.comes_to_rest();
+}
+
+#[test]
 fn what_was_undone_starts_again_only_by_a_retry() {
     let mut shop = promoted();
     shop.command("Undo");
