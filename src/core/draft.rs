@@ -160,6 +160,11 @@ impl<'a> Draft<'a> {
         what.strip_prefix(scope)?.strip_prefix('/')?.strip_prefix(revision)?.strip_prefix('/')?.get(..3)?.parse().ok()
     }
 
+    /// Whether a rollout is at a stage, or past it.
+    pub fn has_reached(&self, revision: &str, stage: Stage) -> bool {
+        self.reached(revision, stage.scope()).is_some_and(|reached| reached >= stage.order())
+    }
+
     /// Whether a rollout is past a stage.
     pub fn is_past(&self, revision: &str, stage: Stage) -> bool {
         self.reached(revision, stage.scope()).is_some_and(|reached| reached > stage.order())

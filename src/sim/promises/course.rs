@@ -171,7 +171,7 @@ impl Course {
             if had.is_some_and(|had| share <= had.share + 1e-9) {
                 continue;
             }
-            if let (Some(had), false) = (had, is_full(rollout)) {
+            if let (Some(had), false) = (had.filter(|had| had.share > 0.0), is_full(rollout)) {
                 let run = newest_run(world, rollout, None);
                 let missing = run.and_then(|run| unjudged(run, had.since));
                 found.push(missing.map_or(Ok(()), |metric| {
