@@ -133,8 +133,8 @@ fn located<'r>(record: &'r Record, rules: &[RuleView]) -> Vec<(Option<usize>, &'
 }
 
 /// Places of the rules that Rollouts have added to a route.
-pub fn places(records: &[Record], rules: &[RuleView]) -> Vec<usize> {
-    records.iter().flat_map(|record| located(record, rules)).filter_map(|(at, _)| at).collect()
+pub fn places<'r>(records: impl IntoIterator<Item = &'r Record>, rules: &[RuleView]) -> Vec<usize> {
+    records.into_iter().flat_map(|record| located(record, rules)).filter_map(|(at, _)| at).collect()
 }
 
 fn matches_of(rule: &RuleView) -> Vec<Value> {
@@ -145,14 +145,14 @@ fn matches_of(rule: &RuleView) -> Vec<Value> {
 impl Route<'_> {
     /// Where our rules stand.
     fn own(&self) -> Vec<usize> {
-        let mut own = places(self.record().as_slice(), &self.view.rules);
+        let mut own = places(self.record(), &self.view.rules);
         own.sort_unstable();
         own
     }
 
     /// A rule of ours was taken out by somebody.
     pub fn has_lost_rules(&self) -> bool {
-        self.record().is_some_and(|record| located(&record, &self.view.rules).iter().any(|(at, _)| at.is_none()))
+        self.record().is_some_and(|record| located(record, &self.view.rules).iter().any(|(at, _)| at.is_none()))
     }
 
     /// Whether the canary gets any requests, or copies of them: by weight, or by a rule of ours.
@@ -216,9 +216,8 @@ impl Route<'_> {
 
     /// Another Rollout has a part in the rule at present.
     fn is_shared(&self, rule: &Rule) -> bool {
-        let others = self.others();
         let has_part = |record: &Record| rule.live.iter().any(|b| record.pair().has(b, self.namespace));
-        others.iter().any(has_part)
+        self.others().any(has_part)
     }
 
     /// The matches of a rule for the requests of `canary`. Those that would take requests from another rule are left out if that is only

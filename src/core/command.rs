@@ -7,7 +7,7 @@ use super::{
     draft::Draft,
     observed::{ActionView, Meta},
     patch::{self, Action, Guarded, Kind, Write, annotation},
-    route::record_key,
+    route::{Record, record_key},
     spec::StepKind,
 };
 use crate::api::{
@@ -257,8 +257,8 @@ impl Draft<'_> {
         let key = record_key(&obs.rollout.meta.name);
         let mut cleared = vec![];
         for route in self.routes() {
-            if let Some(mut record) = route.record().filter(|r| r.rejected.is_some()) {
-                record.rejected = None;
+            if let Some(record) = route.record().filter(|r| r.rejected.is_some()) {
+                let record = Record { rejected: None, ..record.clone() };
                 let text = serde_json::to_string(&record).unwrap_or_default();
                 let before = route.view.meta.annotations.get(&key).cloned().unwrap_or_default();
                 let patch =

@@ -43,9 +43,11 @@ impl Draft<'_> {
                 self.ensure_evidence(index)?;
             }
             self.rewind(canary, Stage::Capacity(set_by));
-            if let Some(state) = &mut self.status.canary {
-                state.weight_observed_at = None;
-            }
+        }
+        // A crash may have come between the write of the ReplicaSet and that of status.
+        let is_new = needed > has || !self.has_reached(canary, Stage::Capacity(set_by));
+        if let Some(state) = self.status.canary.as_mut().filter(|_| is_new) {
+            state.weight_observed_at = None;
         }
         if needed > 0 || has > 0 {
             self.ensure_canary_set(canary, needed, needed.max(has))?;

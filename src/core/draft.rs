@@ -160,6 +160,11 @@ impl<'a> Draft<'a> {
         what.strip_prefix(scope)?.strip_prefix('/')?.strip_prefix(revision)?.strip_prefix('/')?.get(..3)?.parse().ok()
     }
 
+    /// Whether a rollout is at a stage, or past it.
+    pub fn has_reached(&self, revision: &str, stage: Stage) -> bool {
+        self.reached(revision, stage.scope()).is_some_and(|reached| reached >= stage.order())
+    }
+
     /// Whether a rollout is past a stage.
     pub fn is_past(&self, revision: &str, stage: Stage) -> bool {
         self.reached(revision, stage.scope()).is_some_and(|reached| reached > stage.order())
@@ -233,7 +238,7 @@ impl<'a> Draft<'a> {
         let enters = rejected.is_none() || self.obs.canary_service.is_some();
         let needs = |route: &Route| {
             let record = route.record();
-            let recorded = record.as_ref().and_then(|r| r.rejected.as_deref());
+            let recorded = record.and_then(|r| r.rejected.as_deref());
             (enters || record.is_some()) && (!route.has(portion, denominator) || (rejected.is_some() && recorded != rejected))
         };
         let actions: Vec<Action> =

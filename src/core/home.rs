@@ -143,7 +143,7 @@ impl Draft<'_> {
             let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).unannotate(keys::REJECTED);
             self.act(patch.fenced(format!("take the rejection off ReplicaSet {}", rs.meta.name), obs.epoch));
         }
-        let outdated = |r: &super::route::Route| r.record().and_then(|r| r.rejected).is_some_and(|hash| hash != present);
+        let outdated = |r: &super::route::Route| r.record().and_then(|r| r.rejected.as_ref()).is_some_and(|hash| hash != present);
         let (denominator, epoch) = (self.spec.denominator(), obs.epoch);
         let rewritten: Vec<_> =
             self.routes().iter().filter(|r| outdated(r)).map(|r| r.set(&Portion::default(), denominator, None, epoch)).collect();

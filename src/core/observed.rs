@@ -172,6 +172,8 @@ pub struct RouteView {
     pub meta: Meta,
     pub rules: Vec<RuleView>,
     pub parents: Vec<ParentView>,
+    /// What Rollouts keep on it, by their names.
+    pub records: BTreeMap<String, super::route::Record>,
 }
 
 #[derive(Clone, Debug)]

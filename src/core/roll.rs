@@ -260,10 +260,9 @@ impl Draft<'_> {
 
     fn apply_portion(&mut self, canary: &str, portion: &Portion, set_by: usize) -> Flow {
         self.status.weights_wanted(portion.weight);
-        let changed = self.set_portion(portion);
-        // What was observed is of another weight, also where this one was written by somebody who crashed before he could say so.
-        let known = self.status.weights.as_ref().is_some_and(|weights| weights.observed.is_some());
-        if let Some(state) = self.status.canary.as_mut().filter(|_| changed || !known) {
+        // A crash may have come between the write of the routes and that of status.
+        let is_new = self.set_portion(portion) || !self.has_reached(canary, Stage::Portion(set_by));
+        if let Some(state) = self.status.canary.as_mut().filter(|_| is_new) {
             state.weight_observed_at = None;
         }
         let observed = self.portion_observed(portion);

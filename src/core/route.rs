@@ -4,6 +4,8 @@
 //! A rule that also has other backends keeps their shares exactly: all its weights are multiplied by one factor, and what belongs to
 //! our two Services by Git's weights is the part that is split.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -141,27 +143,28 @@ pub struct Rule<'a> {
     as_in_git: bool,
 }
 
+/// What Rollouts keep on a route, by their names.
+pub fn records(route: &Meta) -> BTreeMap<String, Record> {
+    let records = route.annotations.iter().filter_map(|(key, value)| {
+        let rollout = key.strip_prefix(keys::ROUTE_RECORD_PREFIX)?;
+        Some((rollout.to_owned(), serde_json::from_str(value).ok()?))
+    });
+    records.collect()
+}
+
 impl<'a> Route<'a> {
-    fn records(&self) -> impl Iterator<Item = (&'a str, Record)> + 'a {
-        let annotations: &'a Meta = &self.view.meta;
-        annotations.annotations.iter().filter_map(|(key, value)| {
-            let rollout = key.strip_prefix(keys::ROUTE_RECORD_PREFIX)?;
-            Some((rollout, serde_json::from_str(value).ok()?))
-        })
+    pub fn record(&self) -> Option<&'a Record> {
+        self.view.records.get(self.rollout)
     }
 
-    pub fn record(&self) -> Option<Record> {
-        self.records().find(|(rollout, _)| *rollout == self.rollout).map(|(_, record)| record)
-    }
-
-    pub fn others(&self) -> Vec<Record> {
-        self.records().filter(|(rollout, _)| *rollout != self.rollout).map(|(_, record)| record).collect()
+    pub fn others(&self) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let own = self.rollout;
+        self.view.records.iter().filter(move |(rollout, _)| *rollout != own).map(|(_, record)| record)
     }
 
     /// Places of the rules that Rollouts have added.
     pub fn added_places(&self) -> Vec<usize> {
-        let records: Vec<Record> = self.records().map(|(_, record)| record).collect();
-        places(&records, &self.view.rules)
+        places(self.view.records.values(), &self.view.rules)
     }
 
     fn is_ours(&self, backend: &Value) -> bool {
@@ -173,7 +176,8 @@ impl<'a> Route<'a> {
     }
 
     /// Where the rules are that are split: those that the spec chooses, and those that a record says we have split.
-    fn chosen<'b>(&'b self, record: Option<&'b Record>) -> impl Iterator<Item = (usize, &'a RuleView)> + 'b {
+    fn chosen(&self) -> impl Iterator<Item = (usize, &'a RuleView)> + '_ {
+        let record = self.record();
         let named = |rule: &RuleView| self.rule_names.is_empty() || rule.name.as_ref().is_some_and(|name| self.rule_names.contains(name));
         let recorded = move |at: usize| record.is_some_and(|r| r.rules.iter().any(|entry| entry.at == at));
         let added = self.added_places();
@@ -183,16 +187,14 @@ impl<'a> Route<'a> {
 
     /// The rules that are split.
     pub fn rules(&self, denominator: u64) -> Vec<Rule<'a>> {
-        let record = self.record();
-        let others = self.others();
-        self.chosen(record.as_ref()).map(|(at, rule)| self.rule(at, rule, record.as_ref(), &others, denominator)).collect()
+        self.chosen().map(|(at, rule)| self.rule(at, rule, denominator)).collect()
     }
 
     /// What a rule is in Git, and what it is multiplied by. All Rollouts that split it agree on that: it is what the newest edition says,
     /// if live is what was written after it. Else its author wrote it, or a tool has put it back.
-    fn rule(&self, at: usize, rule: &'a RuleView, record: Option<&Record>, others: &[Record], denominator: u64) -> Rule<'a> {
+    fn rule(&self, at: usize, rule: &'a RuleView, denominator: u64) -> Rule<'a> {
         let live = rule.refs.as_slice();
-        let all: Vec<Entry> = record.into_iter().chain(others).flat_map(entries).collect();
+        let all: Vec<Entry> = self.record().into_iter().chain(self.others()).flat_map(entries).collect();
         let edition = all.iter().filter(|entry| entry.rule.at == at).map(|entry| entry.rule.edition).max().unwrap_or(0);
         // By its place; or where rules were moved, by what it says.
         let (here, elsewhere): (Vec<&Entry>, Vec<&Entry>) = all.iter().partition(|entry| entry.rule.at == at);
@@ -351,8 +353,7 @@ impl<'a> Route<'a> {
             let sum = |name: &str| rule.refs.iter().filter(|b| names(b, self.namespace, name)).map(weight).sum::<u64>();
             Weight::of(sum(self.pair.canary), sum(self.pair.canary) + sum(self.pair.service))
         };
-        let record = self.record();
-        self.chosen(record.as_ref()).map(|(_, rule)| share(rule)).max().unwrap_or_default()
+        self.chosen().map(|(_, rule)| share(rule)).max().unwrap_or_default()
     }
 
     /// The patch that gives the canary this weight in every rule, and just these rules beside it. `rejected` records an abort in the same
@@ -360,15 +361,15 @@ impl<'a> Route<'a> {
     pub fn set(&self, portion: &Portion, denominator: u64, rejected: Option<&str>, epoch: u64) -> Action {
         let before = self.record();
         let flux_set = self.view.meta.annotations.get(keys::FLUX_RECONCILE).map(String::as_str);
-        let others_flux = self.others().iter().any(|r| r.flux);
+        let others_flux = self.others().any(|r| r.flux);
         let mut record = Record {
             service: self.pair.service.to_owned(),
             canary_service: self.pair.canary.to_owned(),
             rules: vec![],
             added: vec![],
             rejected: rejected.map(str::to_owned),
-            flux: before.as_ref().map_or(flux_set != Some(keys::FLUX_DISABLED) || others_flux, |r| r.flux),
-            unresolved: before.as_ref().map_or_else(|| self.is_unresolved(), |r| r.unresolved),
+            flux: before.map_or(flux_set != Some(keys::FLUX_DISABLED) || others_flux, |r| r.flux),
+            unresolved: before.map_or_else(|| self.is_unresolved(), |r| r.unresolved),
         };
         let mut patch = Guarded::new(Kind::Route(self.view.kind), &self.view.meta);
         for rule in self.rules(denominator) {
@@ -431,19 +432,18 @@ impl<'a> Route<'a> {
     /// now, so any weights are right.
     pub fn restore(&self, denominator: u64) -> Option<Action> {
         let record = self.record()?;
-        let others = self.others();
         let mut patch = Guarded::new(Kind::Route(self.view.kind), &self.view.meta);
         for rule in self.rules(denominator).into_iter().filter(|rule| !rule.as_in_git) {
             let path = format!("/spec/rules/{}/backendRefs", rule.at);
             patch = patch.test(path.clone(), rule.live.to_vec());
-            let shared = others.iter().flat_map(entries).any(|entry| entry.rule.at == rule.at && entry.rule.edition == rule.edition);
+            let shared = self.others().flat_map(entries).any(|entry| entry.rule.at == rule.at && entry.rule.edition == rule.edition);
             let back = if shared { self.without_us(&rule) } else { rule.git };
             patch = patch.replace(path, back);
         }
         (patch, _) = self.write_rules(patch, &Portion::default(), denominator);
         patch = patch.unannotate(&record_key(self.rollout));
         let what = format!("put {} back as it was", self.view.meta.name);
-        if others.is_empty() {
+        if self.others().next().is_none() {
             if record.flux {
                 patch = patch.unannotate(keys::FLUX_RECONCILE);
             }

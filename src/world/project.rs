@@ -16,6 +16,7 @@ use crate::{
     core::{
         observed::{Meta, ParentView, PodView, Report, RouteView, RuleView, RunView, Unreadable, WorkloadView},
         revision,
+        route::records,
         spec::{Invalid, invalid},
     },
 };
@@ -333,11 +334,13 @@ pub fn route(kind: RouteKind, object: &DynamicObject) -> RouteView {
             rest: parts.filter(|(key, _)| *key != "backendRefs").map(|(key, value)| (key.clone(), value.clone())).collect(),
         }
     });
+    let meta = Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) };
     RouteView {
         kind,
-        meta: Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) },
         rules: rules.collect(),
         parents: list(&object.data, "/status/parents").map(parent).collect(),
+        records: records(&meta),
+        meta,
     }
 }
 

@@ -275,6 +275,7 @@ fn a_rejection_is_believed_from_the_route_alone_and_from_the_replica_set_alone()
                 let Write::Patch { ops, .. } = &abort.actions[0].write else { panic!() };
                 let record = ops.iter().find(|op| op["path"].as_str().unwrap().contains("routes.sluice.dev")).unwrap();
                 obs.routes[0].meta.annotations.insert("routes.sluice.dev/api".into(), record["value"].as_str().unwrap().into());
+                obs.routes[0].records = sluice::core::route::records(&obs.routes[0].meta);
             }
             _ => {
                 let set = obs.replica_sets.iter_mut().find(|rs| rs.hash == bad).unwrap();
