@@ -38,6 +38,8 @@ struct Judged {
     hash: String,
     /// Those that nobody else has taken away since.
     pods: BTreeSet<String>,
+    /// How many it had, those that were not ready included: what is beyond those that are wanted, its ReplicaSet stops as it likes.
+    all: usize,
     /// The fewest that were wanted since.
     wanted: i64,
 }
@@ -101,9 +103,10 @@ impl Course {
             }
         }
         if let Some(hash) = promoted(before, after) {
-            let pods = world.all("pods").filter(|pod| hash_of(pod) == hash && is_ready(pod));
-            let pods = pods.map(|pod| text(&pod["metadata"]["uid"]).to_owned()).collect();
-            self.judged.insert(key.clone(), Judged { hash: hash.to_owned(), pods, wanted });
+            let all: Vec<&Value> = world.all("pods").filter(|pod| hash_of(pod) == hash && !is_leaving(pod)).collect();
+            let ready = all.iter().filter(|pod| is_ready(pod));
+            let pods = ready.map(|pod| text(&pod["metadata"]["uid"]).to_owned()).collect();
+            self.judged.insert(key.clone(), Judged { hash: hash.to_owned(), pods, all: all.len(), wanted });
         }
         if let Some(judged) = self.judged.get_mut(&key) {
             judged.wanted = judged.wanted.min(wanted);
@@ -148,7 +151,8 @@ impl Course {
         }
         let here: BTreeSet<&str> = world.all("pods").filter(|pod| !is_leaving(pod)).map(|pod| text(&pod["metadata"]["uid"])).collect();
         let left = judged.pods.iter().filter(|uid| here.contains(uid.as_str())).count();
-        let expected = judged.pods.len().min(usize::try_from(judged.wanted).unwrap_or(0));
+        let surplus = judged.all.saturating_sub(usize::try_from(judged.wanted).unwrap_or(0));
+        let expected = judged.pods.len().saturating_sub(surplus);
         match left >= expected {
             true => Ok(()),
             false => Err(format!("S7: of {} pods that were judged {left} serve, {} are wanted", judged.pods.len(), judged.wanted)),
