@@ -175,7 +175,7 @@ impl Course {
             if had.is_some_and(|had| share <= had.share + 1e-9) {
                 continue;
             }
-            if let (Some(had), false) = (had.filter(|had| had.share > 0.0), is_full(rollout)) {
+            if let (Some(had), true) = (had.filter(|had| had.share > 0.0), asks_for_evidence(rollout)) {
                 let run = newest_run(world, rollout, None);
                 let missing = run.and_then(|run| unjudged(run, had.since));
                 found.push(missing.map_or(Ok(()), |metric| {
@@ -299,6 +299,13 @@ fn promoted<'a>(before: &Value, after: &'a Value) -> Option<&'a str> {
     let stable = after["status"]["stableRevision"].as_str()?;
     let takes_over = before["status"]["stableRevision"].as_str()? != stable && before["status"]["canary"]["revision"] == stable;
     takes_over.then_some(stable)
+}
+
+/// A background analysis has begun by the present step; an author may have taken it away meanwhile.
+fn asks_for_evidence(rollout: &Value) -> bool {
+    let analysis = &rollout["spec"]["strategy"]["canary"]["analysis"];
+    let begins = analysis["startingStep"].as_i64().unwrap_or(0);
+    !analysis.is_null() && !is_full(rollout) && rollout["status"]["currentStep"]["index"].as_i64().is_some_and(|index| index > begins)
 }
 
 /// A person has said: no more pauses and analysis.
