@@ -239,7 +239,8 @@ impl<'a> Draft<'a> {
     fn is_coming_home(&self, stable: &str) -> bool {
         let pinned = self.obs.service.as_ref().and_then(|s| s.pinned());
         let canary = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
-        let live = self.is_recorded() && self.is_on();
+        // Only what we have split: a route that was made again from Git may give the canary Service a share of its own.
+        let live = self.routes().iter().any(|route| route.record().is_some() && route.is_on());
         pinned.is_some_and(|hash| hash != stable) || (canary == Some(stable) && live)
     }
 

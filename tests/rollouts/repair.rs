@@ -169,3 +169,23 @@ fn a_template_that_comes_when_one_of_two_routes_is_back_already_rolls_out() {
     promote_if_it_waits(&mut shop, "app:v3");
     shop.comes_to_rest();
 }
+
+/// Where Git has a canary Service, such a route gives it a share, and looked like a promotion that is to be carried through.
+#[test]
+fn a_route_that_is_made_again_while_another_is_split_holds_nothing_up() {
+    let mut shop = Shop::open_with_both_services();
+    shop.drive.promises.lenient_about_requests = true;
+    let live = shop.get(Watched::HttpRoute, "shop");
+    second_route(&mut shop, &json!([{"backendRefs": [{"name": "api", "port": 80}]}]));
+    let routes = json!([{"kind": "HTTPRoute", "name": "shop"}, {"kind": "HTTPRoute", "name": "second"}]);
+    shop.rollout("api", json!({"traffic": {"service": "api", "routes": routes, "drainSeconds": 10, "stepGraceSeconds": 1}}));
+    shop.deploy("app:v2");
+    shop.until("in the middle", |s| s.weight() == 5.0);
+    delete(&mut shop, Watched::HttpRoute, "shop", "Background");
+    shop.wait(5);
+    shop.deploy("app:v3");
+    shop.wait(30);
+    shop.apply(Watched::HttpRoute, json!({"metadata": {"name": "shop"}, "spec": live["spec"]}));
+    promote_if_it_waits(&mut shop, "app:v3");
+    shop.comes_to_rest();
+}
