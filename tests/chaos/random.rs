@@ -1,20 +1,18 @@
 //! Random choices that a seed decides.
 
-/// SplitMix64: the same on every machine.
+use sluice::sim::api::Ids;
+
+/// Choices from the simulator's own generator: the same on every machine.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(Ids);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(Ids::new(seed))
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.number()
     }
 
     pub fn below(&mut self, end: u64) -> u64 {

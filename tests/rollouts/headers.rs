@@ -9,7 +9,7 @@ use sluice::{
 use super::{
     at_every_moment_in, promote_if_it_waits,
     shop::{NS, Shop},
-    stride,
+    stride, v2_serves_alone,
 };
 
 fn testers() -> Value {
@@ -355,14 +355,6 @@ fn two_rollouts_with_header_and_mirror_routes_share_a_route() {
     shop.until("promoted both", |s| s.is_healthy("other") && s.is_healthy("api"));
     shop.comes_to_rest();
     shop.is_as_in_git();
-}
-
-/// What was wanted, done at every moment: the rollout ends as without it.
-fn v2_serves_alone(shop: &mut Shop) {
-    promote_if_it_waits(shop, "app:v2");
-    shop.wait(60);
-    shop.is_as_in_git();
-    assert!(shop.pods("app:v1").is_empty() && shop.pods("app:v2").len() == 3);
 }
 
 #[test]

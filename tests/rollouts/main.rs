@@ -296,6 +296,7 @@ fn who_puts_service_and_route_back_together_is_named_likewise() {
     }
 }
 
+/// Whatever was done at a moment of the rollout: it ends as without it.
 fn v2_serves_alone(shop: &mut Shop) {
     promote_if_it_waits(shop, "app:v2");
     shop.wait(60);

@@ -13,7 +13,7 @@ use sluice::api::{Phase, RolloutStatus};
 use super::{
     flux::app,
     git::{given_up, has_canary, paused_at, repairs, until_observed},
-    take_over::{same_pods, serving},
+    take_over::{is_parked, same_pods, serving, until_no_longer_parked},
 };
 use crate::{
     cluster::{run as command, state},
@@ -334,8 +334,7 @@ async fn parked(test: &Test) -> Result<()> {
     app.deployment["spec"]["replicas"] = json!(2);
     let mut argo_cd = Application::new(test, "parked", &app.manifests(), json!({})).await?;
     argo_cd.until_synced().await?;
-    let parked = |status: &RolloutStatus| status.conditions.iter().any(|c| c.type_ == "WorkloadParked" && c.status == "True");
-    test.space.until("parked", "the condition WorkloadParked", seconds(60), |s| parked(s) && s.phase == Some(Phase::Healthy)).await?;
+    test.space.until("parked", "the condition WorkloadParked", seconds(60), |s| is_parked(s) && s.phase == Some(Phase::Healthy)).await?;
     let pods = serving(test, "app=parked").await?;
     wait_for("Argo CD shows the Deployment as Suspended", seconds(30), async || {
         let health = argo_cd.health_of("Deployment").await?;
@@ -345,13 +344,7 @@ async fn parked(test: &Test) -> Result<()> {
     argo_cd.stays_synced().await?;
     app.deployment["spec"].as_object_mut().context("spec")?.remove("replicas");
     argo_cd.commit(&app.manifests()).await?;
-    test.space.until("parked", "no condition WorkloadParked", seconds(60), |s| !parked(s) && s.phase == Some(Phase::Healthy)).await?;
-    wait_for("the Deployment is at rest", seconds(30), async || {
-        let deployment = test.space.get("Deployment", "parked").await?;
-        let spec = &deployment["spec"];
-        Ok(when(spec["replicas"] == 0 && spec["paused"] != true, || spec.to_string()))
-    })
-    .await?;
+    until_no_longer_parked(&test.space, "parked").await?;
     same_pods(&pods, &serving(test, "app=parked").await?)?;
     argo_cd.until_health("Healthy").await?;
     test.say("Git has dropped replicas: no longer parked");

@@ -10,7 +10,7 @@ use sluice::api::{Phase, RolloutStatus};
 
 use super::{
     git::{given_up, has_canary, is_pinned, paused_at, repairs, until_observed},
-    take_over::{same_pods, serving},
+    take_over::{is_parked, same_pods, serving, until_no_longer_parked},
 };
 use crate::{
     app::App,
@@ -251,19 +251,12 @@ async fn parked(test: &Test) -> Result<()> {
     app.deployment["spec"]["replicas"] = json!(2);
     let mut source = Source::new(test, "parked", false, &app.manifests()).await?;
     source.until_ready("True").await?;
-    let parked = |status: &RolloutStatus| status.conditions.iter().any(|c| c.type_ == "WorkloadParked" && c.status == "True");
-    test.space.until("parked", "the condition WorkloadParked", seconds(60), |s| parked(s) && s.phase == Some(Phase::Healthy)).await?;
+    test.space.until("parked", "the condition WorkloadParked", seconds(60), |s| is_parked(s) && s.phase == Some(Phase::Healthy)).await?;
     let pods = serving(test, "app=parked").await?;
     source.reconcile().await?;
     app.deployment["spec"].as_object_mut().context("spec")?.remove("replicas");
     source.publish(&app.manifests()).await?;
-    test.space.until("parked", "no condition WorkloadParked", seconds(60), |s| !parked(s) && s.phase == Some(Phase::Healthy)).await?;
-    wait_for("the Deployment is at rest", seconds(30), async || {
-        let deployment = test.space.get("Deployment", "parked").await?;
-        let spec = &deployment["spec"];
-        Ok(when(spec["replicas"] == 0 && spec["paused"] != true, || spec.to_string()))
-    })
-    .await?;
+    until_no_longer_parked(&test.space, "parked").await?;
     same_pods(&pods, &serving(test, "app=parked").await?)?;
     test.say("Git has dropped replicas: no longer parked");
     Ok(())

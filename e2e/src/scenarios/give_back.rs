@@ -8,6 +8,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
 use serde_json::{Value, json};
 use sluice::api::{Phase, RolloutStatus, keys};
 
+use super::take_over::same_pods;
 use crate::{
     app::App,
     plugin::sluice,
@@ -61,11 +62,6 @@ async fn stays_aborted(app: &App, limit: u64) -> Result<()> {
         Ok(when(so, || format!("{}; {pods:?}", in_words(&status))))
     })
     .await
-}
-
-fn same_pods(before: &BTreeMap<String, PodFacts>, after: &BTreeMap<String, PodFacts>) -> Result<()> {
-    ensure!(before == after, "the pods were {before:?}, and are {after:?}");
-    Ok(())
 }
 
 /// The Deployment runs the same pods by itself, and carries nothing of ours.

@@ -11,7 +11,7 @@ use sluice::api::{Phase, RolloutStatus, keys};
 use crate::{
     app::App,
     cluster::{run as command, state},
-    space::PodFacts,
+    space::{PodFacts, Space},
     test::Test,
     wait::{seconds, wait_for, when},
 };
@@ -148,8 +148,7 @@ async fn parked(test: &Test, owner: Owner) -> Result<()> {
     let selector = format!("app={name}");
     let before = test.space.pods(&selector).await?;
     app.space.apply(&app.rollout).await?;
-    let parked = |status: &RolloutStatus| status.conditions.iter().any(|c| c.type_ == "WorkloadParked" && c.status == "True");
-    let status = app.space.until(name, "the condition WorkloadParked", seconds(60), parked).await?;
+    let status = app.space.until(name, "the condition WorkloadParked", seconds(60), is_parked).await?;
     let condition = status.conditions.iter().find(|c| c.type_ == "WorkloadParked").context("WorkloadParked")?;
     ensure!(condition.message.contains("replicas"), "the condition does not say what to mend: {}", condition.message);
     let deployment = app.space.get("Deployment", name).await?;
@@ -160,19 +159,28 @@ async fn parked(test: &Test, owner: Owner) -> Result<()> {
 
     app.deployment["spec"].as_object_mut().context("spec")?.remove("replicas");
     owner.write(&app).await?;
-    app.space.until(name, "no condition WorkloadParked, Healthy", seconds(60), |s| !parked(s) && s.phase == Some(Phase::Healthy)).await?;
-    wait_for(&format!("{name} is at rest"), seconds(30), async || {
-        let deployment = app.space.get("Deployment", name).await?;
-        let spec = &deployment["spec"];
-        Ok(when(spec["replicas"] == 0 && spec["paused"] != true, || spec.to_string()))
-    })
-    .await?;
+    until_no_longer_parked(&app.space, name).await?;
     same_pods(&before, &test.space.pods(&selector).await?)?;
     app.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!("sluice.dev/app:v2");
     owner.write(&app).await?;
     app.space.until_healthy(name, "sluice.dev/app:v2", seconds(60)).await?;
     test.say(format!("{name}: Git has dropped replicas: no longer parked, and its next version is rolled out"));
     Ok(())
+}
+
+pub fn is_parked(status: &RolloutStatus) -> bool {
+    status.conditions.iter().any(|c| c.type_ == "WorkloadParked" && c.status == "True")
+}
+
+/// Waits until Git's having dropped `replicas` is seen, and the Deployment is at rest.
+pub async fn until_no_longer_parked(space: &Space, name: &str) -> Result<()> {
+    space.until(name, "no condition WorkloadParked, Healthy", seconds(60), |s| !is_parked(s) && s.phase == Some(Phase::Healthy)).await?;
+    wait_for(&format!("Deployment {name} is at rest"), seconds(30), async || {
+        let deployment = space.get("Deployment", name).await?;
+        let spec = &deployment["spec"];
+        Ok(when(spec["replicas"] == 0 && spec["paused"] != true, || spec.to_string()))
+    })
+    .await
 }
 
 /// The pods that are not being stopped.

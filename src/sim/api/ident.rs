@@ -1,6 +1,6 @@
 //! Uids and generated names, decided by a seed.
 
-/// A small splittable generator: good enough for names, the same on every machine.
+/// A small splittable generator: good enough for names and for the choices of random runs, the same on every machine.
 #[derive(Debug, Clone)]
 pub struct Ids(u64);
 
@@ -10,7 +10,7 @@ impl Ids {
     }
 
     /// The next number (SplitMix64).
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Ids {
 
     /// A version 4 UUID.
     pub fn uid(&mut self) -> String {
-        let (a, b) = (self.next(), self.next());
+        let (a, b) = (self.number(), self.number());
         format!(
             "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
             a >> 32,
@@ -34,7 +34,7 @@ impl Ids {
     /// Five characters for `generateName`, of the alphabet without vowels that the API server uses.
     pub fn suffix(&mut self) -> String {
         let alphabet = b"bcdfghjklmnpqrstvwxz2456789";
-        let mut bits = self.next();
+        let mut bits = self.number();
         let mut out = String::new();
         for _ in 0..5 {
             out.push(alphabet[(bits % alphabet.len() as u64) as usize].into());

@@ -40,6 +40,7 @@ use serde_json::{Value, json};
 pub use caller::{Caller, Part};
 pub use delete::{DeleteOptions, Propagation};
 pub use error::ApiError;
+pub use ident::Ids;
 pub use kinds::{Kind, Kinds};
 pub use managed::seconds;
 pub use path::{Query, Target};
