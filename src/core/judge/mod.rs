@@ -3,6 +3,7 @@
 //! A verdict needs evidence (promise S8): what is empty, NaN, infinite or made from too few requests is `NoData`; what the judge cannot
 //! decide is `Inconclusive`. Only finite numbers from enough requests can pass.
 
+pub mod compare;
 mod expression;
 mod limits;
 mod words;
