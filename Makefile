@@ -32,8 +32,12 @@ lint: ## Clippy, warnings are errors
 	@cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
-bench: ## The benchmarks: how long one plan takes
-	@cargo bench
+bench: ## The benchmarks: how long one plan takes, and one look of the judge
+	@cargo bench --bench plan --bench judge
+
+.PHONY: judge-study
+judge-study: ## How often the judge aborts good versions and how soon it finds bad ones (RUNS=10000 SEED=1)
+	@cargo bench --quiet --bench judge_study
 
 .PHONY: crds
 crds: ## Generate crds/ and the chart's copy from src/api

@@ -63,6 +63,14 @@ impl Interval {
         }
     }
 
+    pub fn canary(&self) -> Arm {
+        self.canary
+    }
+
+    pub fn stable(&self) -> Arm {
+        self.stable
+    }
+
     /// Both versions had requests: without that there is nothing to compare.
     fn compares(&self) -> bool {
         self.canary.requests > 0 && self.stable.requests > 0
