@@ -12,7 +12,9 @@ const TOLERATE: f64 = 1.25;
 pub enum Method {
     SharedBetting,
     IndependentFailures,
-    /// Bets of a constant part of the wealth, without a reserve: the usual form.
+    /// SharedBetting without a reserve.
+    NoReserve,
+    /// Bets of constant parts of the wealth, without a reserve: the usual form.
     ConstantBets,
     /// One-sided two-sample z-test of all so far, at each look.
     ZTest,
@@ -23,13 +25,14 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Self; 6] =
-        [Self::SharedBetting, Self::IndependentFailures, Self::ConstantBets, Self::ZTest, Self::FixedLimit, Self::Wald];
+    pub const ALL: [Self; 7] =
+        [Self::SharedBetting, Self::NoReserve, Self::ConstantBets, Self::IndependentFailures, Self::ZTest, Self::FixedLimit, Self::Wald];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::SharedBetting => "**SharedBetting**",
             Self::IndependentFailures => "IndependentFailures",
+            Self::NoReserve => "without reserve",
             Self::ConstantBets => "constant bets",
             Self::ZTest => "z-test at every look",
             Self::FixedLimit => "> 1 %, 3 in a row",
@@ -42,7 +45,14 @@ impl Method {
         match self {
             Self::SharedBetting => first(rollout, compare(Compare::SharedBetting)),
             Self::IndependentFailures => first(rollout, compare(Compare::IndependentFailures)),
-            Self::ConstantBets => first(rollout, constant_bets()),
+            Self::NoReserve => first(
+                rollout,
+                bets(|bet, fair| {
+                    let stake = 5.0 * f64::from(1 << bet);
+                    stake * fair / (1.0 + stake * fair)
+                }),
+            ),
+            Self::ConstantBets => first(rollout, bets(|bet, _| [0.02, 0.05, 0.1, 0.2, 0.4, 0.8][bet])),
             Self::ZTest => first(rollout, z_test()),
             Self::FixedLimit => first(rollout, fixed_limit()),
             Self::Wald => wald(world),
@@ -74,15 +84,16 @@ fn compare(method: Compare) -> impl FnMut(&Interval) -> bool {
 pub fn proven(random: &mut Random, world: &World, at_most: f64) -> Option<usize> {
     let claim = Claim::NotWorse { at_most: Ratio::parse(at_most).expect("a ratio") };
     let mut evidence = Evidence::default();
-    (0..LOOKS).position(|_| {
-        evidence.consume(&world.look(LOOKS - 1, 1.0, random), &claim);
-        evidence.reaches(threshold())
-    })
-    .map(|look| look + 1)
+    (0..LOOKS)
+        .position(|_| {
+            evidence.consume(&world.look(LOOKS - 1, 1.0, random), &claim);
+            evidence.reaches(threshold())
+        })
+        .map(|look| look + 1)
 }
 
-fn constant_bets() -> impl FnMut(&Interval) -> bool {
-    const PARTS: [f64; 6] = [0.02, 0.05, 0.1, 0.2, 0.4, 0.8];
+/// Six bets; `part` says which part of its wealth a bet puts in, when so much is the canary's fair share of the failures.
+fn bets(part: impl Fn(usize, f64) -> f64) -> impl FnMut(&Interval) -> bool {
     let mut wealth = [1.0; 6];
     move |interval| {
         let (canary, stable) = (interval.canary(), interval.stable());
@@ -91,7 +102,7 @@ fn constant_bets() -> impl FnMut(&Interval) -> bool {
         let failures = (canary.failures + stable.failures) as f64;
         if failures > 0.0 {
             let gain = canary.failures as f64 / failures / fair - 1.0;
-            wealth.iter_mut().zip(PARTS).for_each(|(wealth, part)| *wealth *= 1.0 + part * gain);
+            wealth.iter_mut().enumerate().for_each(|(bet, wealth)| *wealth *= 1.0 + part(bet, fair) * gain);
         }
         wealth.iter().sum::<f64>() / 6.0 >= 20.0
     }
@@ -122,15 +133,13 @@ fn fixed_limit() -> impl FnMut(&Interval) -> bool {
 /// The first look at which the expected evidence is enough. Each failure is worth what its origin says: the divergence between the canary's share of the
 /// failures as it is and as it is tolerated.
 fn wald(world: &World) -> Option<usize> {
-    if world.times <= TOLERATE {
-        return None;
-    }
     let mut known = 0.0;
-    (world.from..LOOKS).find(|look| {
-        let (canary, stable) = (weight(*look), 1.0 - weight(*look));
-        let (is, fair) = (world.times * canary / (world.times * canary + stable), TOLERATE * canary / (TOLERATE * canary + stable));
-        known += world.causes(*look) * (is * (is / fair).ln() + (1.0 - is) * ((1.0 - is) / (1.0 - fair)).ln());
-        known >= threshold().ln()
-    })
-    .map(|look| look + 1)
+    (world.from..LOOKS)
+        .find(|look| {
+            let (canary, stable) = (weight(*look), 1.0 - weight(*look));
+            let (is, fair) = (world.times * canary / (world.times * canary + stable), TOLERATE * canary / (TOLERATE * canary + stable));
+            known += world.causes(*look) * (is * (is / fair).ln() + (1.0 - is) * ((1.0 - is) / (1.0 - fair)).ln());
+            known >= threshold().ln()
+        })
+        .map(|look| look + 1)
 }

@@ -188,3 +188,5 @@ fn share_betting(one: Arm, other: Arm, ratio: f64) -> [f64; BETS] {
     STAKES.map(|stake| (stake * share).ln_1p() - (stake * fair).ln_1p())
 }
 
+#[cfg(test)]
+mod tests;

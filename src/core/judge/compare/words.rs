@@ -5,10 +5,7 @@ use std::fmt;
 use jiff::SignedDuration;
 
 use super::{Arm, Claim, Threshold};
-use crate::core::judge::{
-    count,
-    words::number,
-};
+use crate::core::judge::{count, words::number};
 use crate::core::source::Unit;
 
 /// All that is said about a comparison.
@@ -64,7 +61,13 @@ impl Report<'_> {
 
 /// Two digits are as many as it is known to.
 fn ratio(times: f64) -> String {
-    let digits = if times >= 10.0 { 0 } else if times >= 2.0 { 1 } else { 2 };
+    let digits = if times >= 10.0 {
+        0
+    } else if times >= 2.0 {
+        1
+    } else {
+        2
+    };
     number(format!("{times:.digits$}").parse().unwrap_or(times), Unit::None, &[])
 }
 
