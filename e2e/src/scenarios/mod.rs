@@ -31,6 +31,9 @@ macro_rules! scenario {
     };
 }
 
+/// What stops a part of the cluster, looks into its audit log or adds something to it: only on the cluster of `e2e/cluster/up`.
+pub const ON_OUR_CLUSTER: [&str; 5] = ["outage", "at-rest", "argo-cd", "flux", "autoscaler"];
+
 pub fn all() -> Vec<Scenario> {
     vec![
         // The longest of those that run beside others comes first.
