@@ -60,8 +60,8 @@ impl Method {
     }
 }
 
-fn first(rollout: &[Interval], mut is_bad: impl FnMut(&Interval) -> bool) -> Option<usize> {
-    rollout.iter().position(|interval| is_bad(interval)).map(|look| look + 1)
+fn first(rollout: &[Interval], is_bad: impl FnMut(&Interval) -> bool) -> Option<usize> {
+    rollout.iter().position(is_bad).map(|look| look + 1)
 }
 
 pub fn threshold() -> Threshold {

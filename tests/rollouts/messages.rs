@@ -101,8 +101,11 @@ fn said(shops: &[Shop]) -> BTreeSet<String> {
 fn written() -> Vec<(String, String)> {
     let core = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/core");
     let literal = Regex::new(r#""((?:[^"\\]|\\.)*)""#).unwrap();
-    let mut files: Vec<PathBuf> =
-        ["", "analysis", "judge"].iter().flat_map(|part| fs::read_dir(core.join(part)).unwrap()).map(|e| e.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = ["", "analysis", "judge", "judge/compare"]
+        .iter()
+        .flat_map(|part| fs::read_dir(core.join(part)).unwrap())
+        .map(|e| e.unwrap().path())
+        .collect();
     files.retain(|path| path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs"));
     files.sort();
     let mut found = vec![];

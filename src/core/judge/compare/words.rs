@@ -4,9 +4,11 @@ use std::fmt;
 
 use jiff::SignedDuration;
 
-use super::{Arm, Claim, Threshold};
-use crate::core::judge::{count, words::number};
-use crate::core::source::Unit;
+use super::{Arm, Claim, Ratio, Threshold};
+use crate::core::{
+    judge::{count, words::number},
+    source::Unit,
+};
 
 /// All that is said about a comparison.
 #[derive(Clone, Copy, Debug)]
@@ -28,11 +30,11 @@ impl fmt::Display for Report<'_> {
             return f.write_str("there is no interval yet in which both versions had requests");
         }
         let (found, after) = (self.found(), time(self.after));
+        let limit = |ratio: Ratio| number(ratio.get(), Unit::None, &[]);
         let (doubted, sought) = match self.claim {
-            Claim::Worse { tolerate, .. } => ("that being chance".to_owned(), format!("more than {} times", ratio(tolerate.get()))),
+            Claim::Worse { tolerate, .. } => ("that being chance".to_owned(), format!("more than {} times", limit(tolerate))),
             Claim::NotWorse { at_most } => {
-                let limit = ratio(at_most.get());
-                (format!("it being {limit} times or more"), format!("less than {limit} times"))
+                (format!("it being {} times or more", limit(at_most)), format!("less than {} times", limit(at_most)))
             }
         };
         if self.log_e >= self.threshold.ln() {
