@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -101,8 +101,13 @@ pub struct Drive {
 
 impl Drive {
     pub fn new(seed: u64, epoch: Timestamp) -> Self {
+        Self::on(ApiServer::new(seed, epoch), epoch)
+    }
+
+    /// On a server that has kinds or objects of its own already.
+    pub fn on(api: ApiServer, epoch: Timestamp) -> Self {
         Self {
-            api: ApiServer::new(seed, epoch),
+            api,
             cluster: Controllers::new(Timing::default(), Some([10, 244])),
             now: epoch,
             promises: Promises::default(),
@@ -136,7 +141,7 @@ impl Drive {
         self.lag = None;
         self.memory = Memory::default();
         for kind in Watched::ALL {
-            let objects: Vec<Arc<Value>> = self.api.list(&id(kind)).cloned().collect();
+            let objects: Vec<Arc<Value>> = self.api.list(id(kind)).cloned().collect();
             for object in objects {
                 self.memory.index.take(kind, &dynamic(&object), Change::Applied);
             }
@@ -239,7 +244,7 @@ impl Drive {
         for event in &events {
             self.shown = event.revision;
             self.promises.check(event, &self.api);
-            let Some(kind) = Watched::ALL.into_iter().find(|kind| id(*kind) == *event.kind) else { continue };
+            let Some(kind) = Watched::ALL.into_iter().find(|kind| *id(*kind) == *event.kind) else { continue };
             match &mut self.lag {
                 Some(lag) if lag.kind == kind => lag.held.push(event.clone()),
                 _ => self.learn(kind, event),
@@ -409,12 +414,16 @@ impl Write {
     }
 }
 
-fn id(kind: Watched) -> String {
-    let resource = kind.resource();
-    match resource.group.as_str() {
-        "" => resource.plural,
-        group => format!("{}.{group}", resource.plural),
-    }
+/// The API server's name of a kind.
+pub fn id(kind: Watched) -> &'static str {
+    static IDS: LazyLock<BTreeMap<Watched, String>> = LazyLock::new(|| {
+        let id = |resource: ApiResource| match resource.group.as_str() {
+            "" => resource.plural,
+            group => format!("{}.{group}", resource.plural),
+        };
+        Watched::ALL.map(|kind| (kind, id(kind.resource()))).into()
+    });
+    &IDS[&kind]
 }
 
 fn dynamic(object: &Value) -> DynamicObject {

@@ -150,18 +150,17 @@ fn put(object: &mut Value, field: &str, value: Value) {
 
 /// Whether a change counts as a new generation: of what is wanted, not of status or metadata.
 pub fn is_new_generation(kind: &Kind, live: &Value, object: &Value) -> bool {
-    let wanted = |v: &Value| -> Map<String, Value> {
-        let fields = v.as_object().into_iter().flatten();
-        fields
-            .filter(|(k, _)| k.as_str() != "metadata" && !(kind.has_status && k.as_str() == "status"))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect()
-    };
-    let annotations = |v: &Value| v["metadata"]["annotations"].clone();
-    wanted(live) != wanted(object)
+    !wanted(kind, live).eq(wanted(kind, object))
         // Deployments count annotations too, EndpointSlices labels.
-        || (&*kind.id == "deployments.apps" && annotations(live) != annotations(object))
+        || (&*kind.id == "deployments.apps" && live["metadata"]["annotations"] != object["metadata"]["annotations"])
         || (&*kind.id == "endpointslices.discovery.k8s.io" && live["metadata"]["labels"] != object["metadata"]["labels"])
+}
+
+/// The fields that say what is wanted.
+fn wanted<'a>(kind: &Kind, object: &'a Value) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let has_status = kind.has_status;
+    let fields = object.as_object().into_iter().flatten();
+    fields.filter(move |(key, _)| *key != "metadata" && !(has_status && *key == "status"))
 }
 
 /// Whether nothing keeps an object that is being deleted any more.

@@ -121,11 +121,14 @@ pub fn custom(validator: &Validator, kind: &Kind, live: Option<&Value>, object: 
     errors
 }
 
-/// The CEL rules of a custom kind.
+/// The CEL rules of a custom kind. Those that are about nothing that has changed hold as they held.
 fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
     let Some(rules) = &kind.rules else {
         return Vec::new();
     };
+    if live.is_some_and(|live| kind.ruled.iter().all(|field| live[field] == object[field])) {
+        return Vec::new();
+    }
     let root = RootContext { api_version: kind.api_version.clone(), api_group: kind.group().to_owned(), kind: kind.kind.clone() };
     let Err(broken) = validator.validate_compiled_with_context(rules, object, live, Some(&root)) else {
         return Vec::new();

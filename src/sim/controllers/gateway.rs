@@ -130,6 +130,9 @@ impl Default for Gateway {
 
 const KINDS: [&str; 2] = [HTTP_ROUTES, GRPC_ROUTES];
 
+/// What a gateway goes by.
+pub const READ: [&str; 5] = [GATEWAYS, HTTP_ROUTES, GRPC_ROUTES, SERVICES, ENDPOINT_SLICES];
+
 impl Gateway {
     /// What traffic sees now.
     pub fn programmed(&self) -> &Arc<Programmed> {

@@ -73,16 +73,19 @@ pub struct Kubelet {
     tracks: BTreeMap<String, Track>,
     address_prefix: Option<[u8; 2]>,
     addresses: u16,
+    /// How pods behave has been changed since the last look.
+    changed: bool,
 }
 
 impl Kubelet {
     pub fn new(address_prefix: Option<[u8; 2]>) -> Self {
-        Self { images: BTreeMap::new(), tracks: BTreeMap::new(), address_prefix, addresses: 0 }
+        Self { images: BTreeMap::new(), tracks: BTreeMap::new(), address_prefix, addresses: 0, changed: false }
     }
 
     /// How the pods of an image behave from now on, those that run already included.
     pub fn set_behaviour(&mut self, image: &str, behaviour: Behaviour) {
         self.images.insert(image.to_owned(), behaviour);
+        self.changed = true;
     }
 
     /// Makes one pod ready or not, whatever its image says; `None` leaves it to the image again.
@@ -90,6 +93,12 @@ impl Kubelet {
         if let Some(track) = self.tracks.get_mut(pod_uid) {
             track.forced = ready;
         }
+        self.changed = true;
+    }
+
+    /// Whether how pods behave has been changed since this was asked last.
+    pub(super) fn is_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     fn behaviour(&self, pod: &Value) -> Behaviour {
