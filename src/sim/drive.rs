@@ -11,7 +11,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::api::{ApiResource, DynamicObject};
+use kube::api::{ApiResource, DynamicObject, ObjectMeta};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -258,8 +259,16 @@ impl Drive {
 
     fn learn(&mut self, kind: Watched, event: &Event) {
         let change = if event.change == Committed::Deleted { Change::Deleted } else { Change::Applied };
-        for key in self.memory.index.take(kind, &dynamic(&event.object), change) {
-            self.again(key, self.now + DEBOUNCE);
+        self.take(kind, &event.object, change);
+    }
+
+    fn take(&mut self, kind: Watched, object: &Value, change: Change) {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let version = text("resourceVersion").parse().unwrap_or(0);
+        if self.memory.index.is_news(kind, text("namespace"), text("name"), version, change) {
+            for key in self.memory.index.take(kind, &dynamic(object), change) {
+                self.again(key, self.now + DEBOUNCE);
+            }
         }
     }
 
@@ -384,9 +393,7 @@ impl Drive {
             _ => None, // the answer is another object
         };
         if let Some(kind) = kind {
-            for key in self.memory.index.take(kind, &dynamic(&response.body), Change::Applied) {
-                self.again(key, self.now + DEBOUNCE);
-            }
+            self.take(kind, &response.body, Change::Applied);
         }
         self.show();
         Ok(())
@@ -427,7 +434,10 @@ pub fn id(kind: Watched) -> &'static str {
 }
 
 fn dynamic(object: &Value) -> DynamicObject {
-    serde_json::from_value(object.clone()).expect("the server's objects have metadata")
+    let metadata = ObjectMeta::deserialize(&object["metadata"]).expect("the server's objects have metadata");
+    let fields = object.as_object().into_iter().flatten().filter(|(field, _)| *field != "metadata");
+    let data = fields.map(|(field, value)| (field.clone(), value.clone())).collect();
+    DynamicObject { types: None, metadata, data }
 }
 
 /// The path of a namespaced resource.

@@ -95,7 +95,9 @@ pub fn note_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manage
     }
     let before = old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]);
     let mut entries = match before {
-        _ if old.is_some() && asked.is_array() && asked != before => to_json(read(new)),
+        _ if old.is_none() => vec![],
+        _ if asked == before => take(new),
+        _ if asked.is_array() => to_json(read(new)),
         before => before.as_array().cloned().unwrap_or_default(),
     };
     let empty = json!({"metadata": {}});
@@ -109,6 +111,13 @@ pub fn note_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manage
         claim(&mut entries, manager, &difference.written, now);
     }
     put(new, entries);
+}
+
+fn take(object: &mut Value) -> Vec<Value> {
+    match object["metadata"]["managedFields"].take() {
+        Value::Array(entries) => entries,
+        _ => vec![],
+    }
 }
 
 /// Adds fields to a manager's entry; its time moves only if it did not have them all.

@@ -94,57 +94,47 @@ pub fn applied(kind: &Kind, part: Part, config: &mut Value) {
 
 /// Takes from `proposed` only what the request may change; all else is as in `live`.
 pub fn only_part(kind: &Kind, part: Part, live: &Value, mut proposed: Value) -> Value {
-    let mut out = match part {
+    match part {
         Part::Status => {
-            let mut out = live.clone();
-            put(&mut out, "status", proposed["status"].take());
-            let mut metadata = proposed["metadata"].take();
+            keep(&mut proposed, live, |field| !matches!(field, "status" | "metadata"));
+            if let Some(fields) = proposed.as_object_mut() {
+                fields.retain(|field, value| field != "status" || !value.is_null());
+            }
             if kind.custom {
-                put(&mut out["metadata"], "managedFields", metadata["managedFields"].take());
+                keep(&mut proposed["metadata"], &live["metadata"], |field| field != "managedFields");
             } else {
                 // Built-in kinds let metadata pass with the status, but for what would change who owns or selects it.
                 let kept = if &*kind.id == "deployments.apps" { "labels" } else { "ownerReferences" };
-                put(&mut metadata, kept, live["metadata"][kept].clone());
-                out["metadata"] = metadata;
+                keep(&mut proposed["metadata"], &live["metadata"], |field| field == kept);
             }
-            out
         }
         Part::Finalize => {
-            let mut out = live.clone();
-            put(&mut out["spec"], "finalizers", proposed["spec"]["finalizers"].take());
-            out
+            keep(&mut proposed, live, |field| field != "spec");
+            keep(&mut proposed["spec"], &live["spec"], |field| field != "finalizers");
         }
         Part::Object | Part::Scale | Part::Eviction => {
-            if kind.has_status {
-                put(&mut proposed, "status", live["status"].clone());
-            }
+            keep(&mut proposed, live, |field| kind.has_status && field == "status");
             if &*kind.id == "namespaces" {
-                put(&mut proposed["spec"], "finalizers", live["spec"]["finalizers"].clone());
+                keep(&mut proposed["spec"], &live["spec"], |field| field == "finalizers");
             }
-            proposed
         }
-    };
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"] {
-        put(&mut out["metadata"], field, live["metadata"][field].clone());
     }
-    out
+    let servers = ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"];
+    keep(&mut proposed["metadata"], &live["metadata"], |field| servers.contains(&field));
+    proposed
 }
 
-/// Sets a field, or removes it if the value is null.
-fn put(object: &mut Value, field: &str, value: Value) {
+/// Has some fields of an object as they are in the live one.
+fn keep(object: &mut Value, live: &Value, is_kept: impl Fn(&str) -> bool) {
     if !object.is_object() {
-        if value.is_null() {
-            return;
-        }
         *object = json!({});
     }
-    let Some(map) = object.as_object_mut() else {
-        return;
-    };
-    if value.is_null() {
-        map.remove(field);
-    } else {
-        map.insert(field.to_owned(), value);
+    let (Some(object), live) = (object.as_object_mut(), live.as_object()) else { return };
+    object.retain(|field, _| !is_kept(field) || live.is_some_and(|live| live.contains_key(field)));
+    for (field, value) in live.into_iter().flatten().filter(|(field, _)| is_kept(field)) {
+        if object.get(field) != Some(value) {
+            object.insert(field.clone(), value.clone());
+        }
     }
 }
 
