@@ -21,6 +21,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use scenario::Scenario;
 
+/// A random run makes and drops JSON, and little else.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

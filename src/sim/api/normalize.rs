@@ -8,7 +8,7 @@ use super::kinds::Kind;
 use super::{defaults, validate};
 
 pub fn for_create(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
-    shape_up(kind, object)
+    shape_up(kind, object, defaults::fill)
 }
 
 /// What a new object of a built-in kind is given by the server, and owned by nobody.
@@ -22,15 +22,34 @@ pub fn for_update(kind: &Kind, live: &Value, object: &mut Value) -> Result<(), A
     if !kind.custom {
         defaults::carry_over(kind, live, object);
     }
-    shape_up(kind, object)
+    let Value::Object(fields) = object else { return shape_up(kind, object, defaults::fill) };
+    let is_same = |field: &str, value: &Value| !matches!(field, "apiVersion" | "kind") && live.get(field) == Some(value);
+    let is_part =
+        |(field, value): (&String, &Value)| matches!(&**field, "apiVersion" | "kind" | "metadata" | "status") || is_same(field, value);
+    if !kind.custom && !fields.iter().all(is_part) {
+        return shape_up(kind, object, defaults::fill);
+    }
+    // What is as it was has its shape already.
+    let mut same = Map::new();
+    fields.retain(|field, value| {
+        let same_as_before = is_same(field, value);
+        if same_as_before {
+            same.insert(field.clone(), value.take());
+        }
+        !same_as_before
+    });
+    shape_up(kind, object, |_, _| {})?;
+    object.as_object_mut().into_iter().for_each(|fields| fields.append(&mut same));
+    Ok(())
 }
 
-fn shape_up(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+/// `fill` fills in what the whole object is given.
+fn shape_up(kind: &Kind, object: &mut Value, fill: impl Fn(&Kind, &mut Value)) -> Result<(), ApiError> {
     check_types(kind, object)?;
     kind.schema.prune(object);
     kind.schema.fill(object);
     if !kind.custom {
-        defaults::fill(kind, object);
+        fill(kind, object);
         defaults::drop_empty(kind, &kind.schema, object);
     }
     drop_empty_metadata(object);

@@ -105,7 +105,7 @@ fn is_subdomain(text: &str) -> bool {
 
 /// A custom kind's schema, its replicas, and its CEL rules.
 pub fn custom(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
-    let mut errors = super::validate::validate(&kind.schema, object);
+    let mut errors = super::validate::validate(&kind.schema, live, object);
     if let Some(paths) = &kind.scale {
         let found = paths.spec_replicas.iter().try_fold(object, |v, k| v.get(k));
         if let Some(negative) = found.filter(|v| v.as_i64().is_some_and(|n| n < 0)) {
@@ -158,6 +158,7 @@ pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
         "pods" => {
             pod_spec(&object["spec"], "spec", &mut errors);
             if let Some(live) = live
+                && live["spec"] != object["spec"]
                 && without_images(&live["spec"]) != without_images(&object["spec"])
             {
                 let why = "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations`, `spec.terminationGracePeriodSeconds`";

@@ -5,10 +5,10 @@ use serde_json::Value;
 use super::error::FieldError;
 use super::schema::{ListType, Schema, Shape};
 
-/// All breaches of `schema` in a whole object, in field order.
-pub fn validate(schema: &Schema, object: &Value) -> Vec<FieldError> {
+/// All breaches of `schema` in a whole object, in field order. Fields that are as they are in `live` were checked when they came.
+pub fn validate(schema: &Schema, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    check(schema, object, &mut String::new(), &mut errors);
+    check_new(schema, live, object, &mut String::new(), &mut errors);
     errors
 }
 
@@ -35,6 +35,10 @@ pub fn wrong_type<'a>(schema: &Schema, value: &'a Value, path: &str) -> Option<(
 
 /// `path` is lent: it comes back as it was.
 fn check(schema: &Schema, value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
+    check_new(schema, None, value, path, errors);
+}
+
+fn check_new(schema: &Schema, before: Option<&Value>, value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
     if value.is_null() && schema.nullable {
         return;
     }
@@ -50,7 +54,7 @@ fn check(schema: &Schema, value: &Value, path: &mut String, errors: &mut Vec<Fie
                 errors.push(FieldError::required(join(path, name), ""));
             }
             check_size(schema, map.len(), "properties", path, value, errors);
-            for (k, v) in map {
+            for (k, v) in map.iter().filter(|(k, v)| before.is_none_or(|before| before.get(k) != Some(v))) {
                 if let Some(inner) = schema.field(k) {
                     let end = path.len();
                     path.push_str(if path.is_empty() { "" } else { "." });
@@ -210,7 +214,7 @@ mod tests {
 
     fn breaches(schema: Value, value: Value) -> Vec<String> {
         let schema = Schema::from_crd(&json!({"type": "object", "properties": {"x": schema}}));
-        let errors = validate(&schema, &json!({"x": value}));
+        let errors = validate(&schema, None, &json!({"x": value}));
         errors.into_iter().map(|e| format!("{} {}", e.field, e.reason)).collect()
     }
 
