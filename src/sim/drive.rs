@@ -98,7 +98,6 @@ pub struct Drive {
     late: Vec<(Timestamp, Request)>,
     cluster_due: Option<Timestamp>,
     at_once: (Timestamp, usize),
-    pub looks: [usize; 5],
 }
 
 impl Drive {
@@ -127,7 +126,6 @@ impl Drive {
             late: vec![],
             cluster_due: Some(epoch),
             at_once: (epoch, 0),
-            looks: [0; 5],
         }
     }
 
@@ -215,7 +213,6 @@ impl Drive {
     fn step(&mut self, next: Timestamp) {
         self.now = self.now.max(next);
         if self.cluster_due.is_some_and(|due| due <= self.now) {
-            self.looks[2] += 1;
             self.cluster_due = self.cluster.step(&mut self.api, self.now);
             self.promises.data_plane(self.cluster.gateway.programmed(), &self.api, self.now);
             self.show();
@@ -292,10 +289,6 @@ impl Drive {
         let Some(mut obs) = self.memory.index.observe(namespace, name, self.epoch) else { return Ok(None) };
         self.ask(&mut obs);
         let plan = core::plan(&obs, &self.settings, self.now);
-        self.looks[0] += 1;
-        if plan.actions.is_empty() && plan.status == obs.rollout.status {
-            self.looks[1] += 1
-        }
         let mut not_yet = None;
         for action in &plan.actions {
             self.log.push(format!("{} {name}: {}", self.now, action.what));
@@ -334,7 +327,6 @@ impl Drive {
     }
 
     fn look_at_run(&mut self, namespace: &str, name: &str) -> Result<Option<Timestamp>, Stop> {
-        self.looks[3] += 1;
         let Some(run) = self.memory.index.run(namespace, name).cloned() else { return Ok(None) };
         let status = match &run.status {
             status if status.phase.is_final() => return Ok(None),
