@@ -99,7 +99,12 @@ impl App {
     }
 
     pub fn load_on(&self, path: &str, rate: u32) -> Result<Load> {
-        Load::start(&self.gateway, &self.host, path, rate)
+        Load::start(&self.gateway, &self.host, path, "", rate)
+    }
+
+    /// Requests that carry this header.
+    pub fn load_with(&self, header: &str, rate: u32) -> Result<Load> {
+        Load::start(&self.gateway, &self.host, "/", &format!("{header}\n"), rate)
     }
 
     /// Shortens the example's times: pauses, the drain time, and the interval of its metric with the samples that it needs.

@@ -52,12 +52,12 @@ struct Line {
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Load {
-    /// `rate` requests a second for this host and path.
-    pub fn start(gateway: &str, host: &str, path: &str, rate: u32) -> Result<Self> {
+    /// `rate` requests a second for this host and path, with these lines of a header.
+    pub fn start(gateway: &str, host: &str, path: &str, header: &str, rate: u32) -> Result<Self> {
         // The state of this cluster: another run on the same machine may have the same pid in its own namespace.
         let file = state().join(format!("load-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
         let targets = file.with_extension("targets");
-        std::fs::write(&targets, format!("GET {gateway}{path}\nHost: {host}\n")).context("write the target of the load")?;
+        std::fs::write(&targets, format!("GET {gateway}{path}\nHost: {host}\n{header}")).context("write the target of the load")?;
         let mut command = Command::new("vegeta");
         command.args(["attack", "-duration=0", "-timeout=5s", "-max-body=0", &format!("-rate={rate}/s")]);
         command.arg(format!("-targets={}", targets.display())).arg(format!("-output={}", file.display()));

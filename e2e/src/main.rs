@@ -53,6 +53,11 @@ async fn run() -> Result<bool> {
     if bench {
         return bench::run(cluster).await.map(|()| true);
     }
+    let (chosen, elsewhere): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|scenario| cluster.own || !scenarios::ON_OUR_CLUSTER.contains(&scenario.name));
+    for scenario in &elsewhere {
+        println!("{} is skipped: it stops, adds or looks into parts of the cluster, which only e2e/cluster/up's allows", scenario.name);
+    }
     let began = Instant::now();
     cluster.install().await.context("install the controller by its chart")?;
     println!("the controller is installed after {:.1} s", began.elapsed().as_secs_f64());
@@ -72,7 +77,7 @@ async fn run() -> Result<bool> {
             report.result = Err(error);
         }
     }
-    Ok(table(&reports, began))
+    Ok(table(&reports, elsewhere.len(), began))
 }
 
 fn choose(all: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>> {
@@ -110,7 +115,7 @@ async fn play(scenario: Scenario, cluster: Rc<Cluster>) -> Report {
     }
 }
 
-fn table(reports: &[Report], began: Instant) -> bool {
+fn table(reports: &[Report], skipped: usize, began: Instant) -> bool {
     println!("\n{:16} {:>6} {:>9} {:>14} {:>15}", "scenario", "result", "duration", "requests sent", "requests failed");
     for Report { name, result, took, sent, failed, .. } in reports {
         let word = if result.is_ok() { "passed" } else { "FAILED" };
@@ -118,6 +123,7 @@ fn table(reports: &[Report], began: Instant) -> bool {
     }
     let failed = reports.iter().filter(|report| report.result.is_err()).count();
     println!("all of it took {:.0} s", began.elapsed().as_secs_f64());
-    println!("{} passed, {failed} failed", reports.len() - failed);
+    let skipped = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
+    println!("{} passed, {failed} failed{skipped}", reports.len() - failed);
     failed == 0
 }

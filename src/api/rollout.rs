@@ -343,7 +343,8 @@ pub struct MirrorRoute {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub r#match: Vec<RequestMatch>,
-    /// How many percent of them are copied. Default 100; less needs a gateway that can mirror a part.
+    /// How many percent of them are copied. Default 100; less needs a gateway that can mirror a part: Contour 1.33 accepts it and
+    /// copies all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub percentage: Option<i32>,

@@ -16,6 +16,10 @@ use sluice::{
 };
 use tokio::sync::watch;
 
+/// Gives memory back that lists of large objects took for a moment; the C library's keeps it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Progressive delivery for Kubernetes on the Gateway API.
 #[derive(Parser)]
 #[command(version, about)]

@@ -6,6 +6,7 @@ use kube::api::DynamicObject;
 
 use super::{
     Watched,
+    packed::Packed,
     project::{self, ActionEntry, AutoscalerEntry, PodEntry, ReplicaSetEntry, RolloutEntry, ServiceEntry, SliceEntry},
 };
 use crate::{
@@ -31,9 +32,9 @@ pub enum Key {
     Run { namespace: String, name: String },
 }
 
-/// Objects by namespace and name.
+/// Objects by namespace and name; in boxes, because the nodes of a map have room for more than they hold.
 #[derive(Clone, Debug)]
-struct Table<T>(HashMap<String, BTreeMap<String, T>>);
+struct Table<T>(HashMap<String, BTreeMap<String, Box<T>>>);
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
@@ -43,17 +44,22 @@ impl<T> Default for Table<T> {
 
 impl<T> Table<T> {
     fn get(&self, namespace: &str, name: &str) -> Option<&T> {
-        self.0.get(namespace)?.get(name)
+        self.0.get(namespace)?.get(name).map(Box::as_ref)
     }
 
     fn all<'a>(&'a self, namespace: &str) -> impl Iterator<Item = (&'a String, &'a T)> + use<'a, T> {
-        self.0.get(namespace).into_iter().flatten()
+        self.0.get(namespace).into_iter().flatten().map(|(name, value)| (name, value.as_ref()))
+    }
+
+    /// All of them, with namespace and name.
+    fn iter(&self) -> impl Iterator<Item = (&String, &String, &T)> {
+        self.0.iter().flat_map(|(namespace, all)| all.iter().map(move |(name, value)| (namespace, name, value.as_ref())))
     }
 
     fn put(&mut self, namespace: &str, name: &str, value: Option<T>) {
         let objects = self.0.entry(namespace.to_owned()).or_default();
         match value {
-            Some(value) => objects.insert(name.to_owned(), value),
+            Some(value) => objects.insert(name.to_owned(), Box::new(value)),
             None => objects.remove(name),
         };
         if objects.is_empty() {
@@ -62,15 +68,51 @@ impl<T> Table<T> {
     }
 }
 
+/// A Deployment, its template apart.
+#[derive(Clone, Debug)]
+struct WorkloadEntry {
+    rest: WorkloadView,
+    template: Packed,
+}
+
+impl WorkloadEntry {
+    fn new(object: &DynamicObject) -> Self {
+        let mut rest = project::workload(object);
+        Self { template: Packed::of(&std::mem::take(&mut rest.template)), rest }
+    }
+
+    fn view(&self) -> WorkloadView {
+        WorkloadView { template: self.template.unpack(), ..self.rest.clone() }
+    }
+}
+
+/// A route, its rules apart.
+#[derive(Clone, Debug)]
+struct RouteEntry {
+    rest: RouteView,
+    rules: Packed,
+}
+
+impl RouteEntry {
+    fn new(kind: RouteKind, object: &DynamicObject) -> Self {
+        let rest = RouteView { rules: vec![], ..project::route(kind, object) };
+        Self { rules: Packed::of(object.data.pointer("/spec/rules").unwrap_or_default()), rest }
+    }
+
+    fn view(&self) -> RouteView {
+        RouteView { rules: project::rules(&self.rules.unpack()), ..self.rest.clone() }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     rollouts: Table<RolloutEntry>,
-    workloads: Table<WorkloadView>,
+    workloads: Table<WorkloadEntry>,
     replica_sets: Table<ReplicaSetEntry>,
     pods: Table<PodEntry>,
     services: Table<ServiceEntry>,
     slices: Table<SliceEntry>,
-    routes: Table<RouteView>,
+    routes: Table<RouteEntry>,
     runs: Table<RunView>,
     templates: Table<Result<AnalysisTemplateSpec, Invalid>>,
     /// Under no namespace.
@@ -144,14 +186,14 @@ impl Index {
                 });
                 self.rollouts.put(namespace, name, entry);
             }
-            Watched::Deployment => self.workloads.put(namespace, name, object.map(project::workload)),
+            Watched::Deployment => self.workloads.put(namespace, name, object.map(WorkloadEntry::new)),
             Watched::ReplicaSet => self.replica_sets.put(namespace, name, object.map(project::replica_set)),
             Watched::Pod => self.pods.put(namespace, name, object.and_then(project::pod)),
             Watched::Service => self.services.put(namespace, name, object.map(project::service)),
             Watched::EndpointSlice => self.slices.put(namespace, name, object.map(project::endpoint_slice)),
             Watched::HttpRoute | Watched::GrpcRoute | Watched::TlsRoute | Watched::TcpRoute => {
                 if let Some(kind) = kind.route() {
-                    self.routes.put(namespace, &route_key(kind, name), object.map(|o| project::route(kind, o)));
+                    self.routes.put(namespace, &route_key(kind, name), object.map(|o| RouteEntry::new(kind, o)));
                 }
             }
             Watched::AnalysisRun => self.runs.put(namespace, name, object.and_then(project::analysis_run)),
@@ -207,7 +249,8 @@ impl Index {
             }
             Watched::HttpRoute | Watched::GrpcRoute | Watched::TlsRoute | Watched::TcpRoute => {
                 if let Some(kind) = kind.route() {
-                    let recorded = self.routes.get(namespace, &route_key(kind, name)).map(recorded_by).unwrap_or_default();
+                    let recorded =
+                        self.routes.get(namespace, &route_key(kind, name)).map(|route| recorded_by(&route.rest)).unwrap_or_default();
                     self.rollouts_by(namespace, |r| of_route(r, kind, name)).for_each(|r| add(r));
                     recorded.iter().for_each(|r| add(r));
                 }
@@ -242,8 +285,9 @@ impl Index {
 
     /// The Rollouts, of all namespaces, that use a ClusterAnalysisTemplate.
     fn users_everywhere(&self, template: &str) -> BTreeSet<Key> {
-        let all = self.rollouts.0.iter().flat_map(|(namespace, all)| all.iter().map(move |(name, rollout)| (namespace, name, rollout)));
-        all.filter(|(_, _, rollout)| uses(rollout, TemplateKind::ClusterAnalysisTemplate, template))
+        let users = self.rollouts.iter();
+        users
+            .filter(|(_, _, rollout)| uses(rollout, TemplateKind::ClusterAnalysisTemplate, template))
             .map(|(namespace, name, _)| Key::Rollout { namespace: namespace.clone(), name: name.clone() })
             .collect()
     }
@@ -261,7 +305,7 @@ impl Index {
 
     /// Every Rollout, with its namespace and name.
     pub fn rollouts(&self) -> impl Iterator<Item = (&String, &String, &RolloutEntry)> {
-        self.rollouts.0.iter().flat_map(|(namespace, all)| all.iter().map(move |(name, rollout)| (namespace, name, rollout)))
+        self.rollouts.iter()
     }
 
     pub fn rollout(&self, namespace: &str, name: &str) -> Option<&RolloutEntry> {
@@ -273,21 +317,17 @@ impl Index {
         let names = |rollout: &RolloutEntry| {
             rollout.spec.traffic.as_ref().is_some_and(|traffic| traffic.routes.iter().any(|route| route.kind == kind))
         };
-        self.rollouts.0.values().flat_map(BTreeMap::values).any(names)
+        self.rollouts.iter().any(|(_, _, rollout)| names(rollout))
     }
 
     pub fn rollout_keys(&self) -> BTreeSet<Key> {
-        let names = self.rollouts.0.iter().flat_map(|(namespace, all)| all.keys().map(move |name| (namespace.clone(), name.clone())));
-        names.map(|(namespace, name)| Key::Rollout { namespace, name }).collect()
+        self.rollouts.iter().map(|(namespace, name, _)| Key::Rollout { namespace: namespace.clone(), name: name.clone() }).collect()
     }
 
     /// Everything that is worked on.
     pub fn all_keys(&self) -> BTreeSet<Key> {
-        let mut keys = self.rollout_keys();
-        for (namespace, runs) in &self.runs.0 {
-            keys.extend(runs.keys().map(|name| Key::Run { namespace: namespace.clone(), name: name.clone() }));
-        }
-        keys
+        let runs = self.runs.iter().map(|(namespace, name, _)| Key::Run { namespace: namespace.clone(), name: name.clone() });
+        self.rollout_keys().into_iter().chain(runs).collect()
     }
 
     pub fn cluster_template(&self, name: &str) -> Option<&Result<AnalysisTemplateSpec, Invalid>> {
@@ -314,7 +354,7 @@ impl Index {
         let rollout = self.rollouts.get(namespace, name)?;
         let spec = &rollout.spec;
         let anchor = self.anchors.get(namespace, name).filter(|a| a.labels.get(keys::ROLLOUT).map(String::as_str) == Some(name)).cloned();
-        let workload = spec.workload_ref.as_ref().and_then(|w| self.workloads.get(namespace, &w.name)).cloned();
+        let workload = spec.workload_ref.as_ref().and_then(|w| self.workloads.get(namespace, &w.name)).map(WorkloadEntry::view);
         let scales = |a: &&AutoscalerEntry| workload.as_ref().is_some_and(|w: &WorkloadView| w.meta.name == a.deployment);
         let autoscalers = self.autoscalers.all(namespace).map(|(_, a)| a).filter(scales).map(|a| a.words.clone()).collect();
         let replica_sets = self.replica_sets_of(namespace, &rollout.meta, anchor.as_ref(), workload.as_ref());
@@ -323,7 +363,7 @@ impl Index {
         let service = |service: &str| self.service(namespace, service, name, anchor.as_ref());
         let traffic = spec.traffic.as_ref();
         let is_ours = |view: &RouteView| of_route(rollout, view.kind, &view.meta.name) || recorded_by(view).iter().any(|r| r == name);
-        let routes = self.routes.all(namespace).filter(|(_, view)| is_ours(view));
+        let routes = self.routes.all(namespace).filter(|(_, route)| is_ours(&route.rest));
         let mut actions: Vec<_> = self.actions.all(namespace).map(|(_, action)| action).filter(|a| a.rollout == name).collect();
         actions.sort_by(|a, b| (a.created_at, &a.meta.name).cmp(&(b.created_at, &b.meta.name)));
         let (done, open): (Vec<_>, Vec<_>) = actions.into_iter().partition(|a| a.status.outcome.is_some());
@@ -342,7 +382,7 @@ impl Index {
             },
             service: traffic.and_then(|t| service(&t.service)),
             canary_service: traffic.and_then(|t| service(&t.canary_service())),
-            routes: routes.map(|(_, view)| view.clone()).collect(),
+            routes: routes.map(|(_, route)| route.view()).collect(),
             runs: self.runs.all(namespace).filter(|(_, run)| run.spec.rollout == name).map(|(_, run)| run.clone()).collect(),
             analysis_templates: spec.templates().filter_map(|t| Some((t.clone(), self.template(namespace, t)?.clone()))).collect(),
             actions: open.iter().filter_map(readable).collect(),
@@ -407,7 +447,7 @@ impl Index {
             owned,
             ours: owned || service.meta.labels.get(keys::ROLLOUT).is_some_and(|name| name == rollout),
             selector: service.selector.clone(),
-            spec: service.spec.clone(),
+            spec: service.spec.unpack(),
             endpoints: endpoints.map(endpoint).collect(),
         })
     }

@@ -1,6 +1,7 @@
 //! Watches, pruned to what decisions need, and from there to an [`Observed`](crate::core::Observed).
 
 pub mod index;
+mod packed;
 pub mod project;
 
 use std::{
@@ -130,6 +131,12 @@ impl Watched {
 /// A kind of route that a Rollout names, and that the cluster does not have, is asked for again after this time.
 const SERVED_AGAIN: Duration = Duration::from_secs(10);
 
+/// Objects that come at once in a list. They are large as they come: hundreds of KiB each where many write into one.
+const PAGE: u32 = 50;
+
+/// Changes that may wait for whoever works on them; beyond, everything is looked at.
+const CHANGES: usize = 2_048;
+
 /// Where a kind is watched: in one namespace, or (`None`) in all.
 type Scope = Option<String>;
 
@@ -154,7 +161,7 @@ impl World {
     pub fn of(namespaces: Vec<String>) -> Self {
         Self {
             index: Arc::default(),
-            changed: broadcast::channel(65_536).0,
+            changed: broadcast::channel(CHANGES).0,
             namespaces: namespaces.into(),
             listed: Arc::new(watch::channel(BTreeSet::new()).0),
         }
@@ -185,7 +192,7 @@ impl World {
         self.write(|index| index.take(kind, object, Change::Applied));
     }
 
-    /// Everything that has to be looked at again, from now on. A listener that fell behind is told of all Rollouts.
+    /// Everything that has to be looked at again, from now on. A listener that fell behind is told of everything.
     pub fn changes(&self) -> impl Stream<Item = Key> + use<> {
         let world = self.clone();
         futures::stream::unfold(self.changed.subscribe(), |mut receiver| async move {
@@ -197,7 +204,7 @@ impl World {
         })
         .flat_map(move |key| match key {
             Ok(key) => futures::stream::iter(vec![key]),
-            Err(()) => futures::stream::iter(world.read(Index::rollout_keys).into_iter().collect::<Vec<_>>()),
+            Err(()) => futures::stream::iter(world.read(Index::all_keys).into_iter().collect::<Vec<_>>()),
         })
     }
 
@@ -237,7 +244,7 @@ impl World {
             self.until_served(&api, kind, &scope).await;
         }
         let mut seen = BTreeSet::new();
-        let mut events = std::pin::pin!(watcher(api, config.page_size(200)).default_backoff());
+        let mut events = std::pin::pin!(watcher(api, config.page_size(PAGE)).default_backoff());
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => self.event(kind, &scope, event, &mut seen),

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectM
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
+use super::packed::Packed;
 use crate::{
     api::{
         AnalysisRunSpec, AnalysisRunStatus, AnalysisTemplateSpec, RolloutActionSpec, RolloutSpec, RolloutStatus,
@@ -77,7 +78,7 @@ pub struct ServiceEntry {
     pub meta: Meta,
     pub owner_uids: Vec<String>,
     pub selector: BTreeMap<String, String>,
-    pub spec: Value,
+    pub spec: Packed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -309,7 +310,7 @@ pub fn service(object: &DynamicObject) -> ServiceEntry {
         meta: Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, |key| key != LAST_APPLIED) },
         owner_uids: object.metadata.owner_references.iter().flatten().map(|o| o.uid.clone()).collect(),
         selector: strings(&object.data, "/spec/selector"),
-        spec: object.data.get("spec").cloned().unwrap_or_default(),
+        spec: Packed::of(object.data.get("spec").unwrap_or(&Value::Null)),
     }
 }
 
@@ -328,22 +329,27 @@ pub fn endpoint_slice(object: &DynamicObject) -> SliceEntry {
 }
 
 pub fn route(kind: RouteKind, object: &DynamicObject) -> RouteView {
-    let rules = list(&object.data, "/spec/rules").map(|rule| {
+    let meta = Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) };
+    RouteView {
+        kind,
+        rules: object.data.pointer("/spec/rules").map(rules).unwrap_or_default(),
+        parents: list(&object.data, "/status/parents").map(parent).collect(),
+        records: records(&meta),
+        meta,
+    }
+}
+
+/// The rules of a route, as its spec has them.
+pub fn rules(rules: &Value) -> Vec<RuleView> {
+    let rule = |rule: &Value| {
         let parts = rule.as_object().into_iter().flatten();
         RuleView {
             name: text(rule, "name").map(str::to_owned),
             refs: list(rule, "/backendRefs").cloned().collect(),
             rest: parts.filter(|(key, _)| *key != "backendRefs").map(|(key, value)| (key.clone(), value.clone())).collect(),
         }
-    });
-    let meta = Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) };
-    RouteView {
-        kind,
-        rules: rules.collect(),
-        parents: list(&object.data, "/status/parents").map(parent).collect(),
-        records: records(&meta),
-        meta,
-    }
+    };
+    rules.as_array().into_iter().flatten().map(rule).collect()
 }
 
 fn parent(parent: &Value) -> ParentView {

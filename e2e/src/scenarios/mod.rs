@@ -15,6 +15,7 @@ mod helm;
 mod neighbours;
 mod never_ready;
 mod outage;
+mod requests;
 mod routes_in_git;
 mod scaling;
 mod take_over;
@@ -29,6 +30,9 @@ macro_rules! scenario {
         Scenario { name: $name, shows: $shows, alone: $alone, run: |test| Box::pin($module::run(test)) }
     };
 }
+
+/// What stops a part of the cluster, looks into its audit log or adds something to it: only on the cluster of `e2e/cluster/up`.
+pub const ON_OUR_CLUSTER: [&str; 5] = ["outage", "at-rest", "argo-cd", "flux", "autoscaler"];
 
 pub fn all() -> Vec<Scenario> {
     vec![
@@ -45,6 +49,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(undo, "undo", alone: false, "a promoted version is undone, at rest and right after the promotion, by old pods that are still warm, and to one by name"),
         scenario!(never_ready, "never-ready", alone: false, "a version that never becomes ready, and one that crashes after 20 s, are taken back; stable is untouched"),
         scenario!(neighbours, "neighbours", alone: false, "what others have in the same route stays untouched, while two Rollouts roll in it"),
+        scenario!(requests, "requests", alone: false, "testers reach the canary by a header while it has no weight, and copies of requests do; an abort ends both at once"),
         scenario!(routes_in_git, "routes-in-git", alone: false, "routes that list both Services, with and without weights; several routes; rules by name"),
         scenario!(actions, "actions", alone: false, "the plugin steers; stale commands are refused; new templates in the middle of a rollout"),
         scenario!(template_mode, "template-mode", alone: false, "a Rollout with its own template, judged by its pods' own numbers"),

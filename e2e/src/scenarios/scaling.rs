@@ -1,7 +1,7 @@
 //! How many pods there are: scaled in mid-rollout, by a step of its own, restarted one after the other as PodDisruptionBudgets allow,
 //! and a canary by the number of pods alone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
@@ -25,14 +25,19 @@ pub async fn run(test: &Test) -> Result<()> {
 
 /// Waits for the pause at this step, with so many ready pods of stable and canary.
 pub async fn paused(test: &Test, name: &str, index: i32, stable: usize, canary: usize) -> Result<()> {
-    wait_for(&format!("{name} pauses at step {index} with {stable} + {canary} pods"), seconds(60), async || {
+    paused_within(test, name, index, stable, canary..=canary).await
+}
+
+/// As [`paused`], where the canary may have more pods than its weight takes: those that it was given once.
+pub async fn paused_within(test: &Test, name: &str, index: i32, stable: usize, canary: RangeInclusive<usize>) -> Result<()> {
+    wait_for(&format!("{name} pauses at step {index} with {stable} + {canary:?} pods"), seconds(60), async || {
         let status = test.space.status(name).await?;
         let pods = test.space.pods(&format!("app={name}")).await?;
         let of = |hash: &Option<String>| pods.values().filter(|pod| pod.ready && !pod.deleting && Some(&pod.hash) == hash.as_ref()).count();
-        let counts = (of(&status.stable_revision), of(&status.canary_revision));
+        let (stable_has, canary_has) = (of(&status.stable_revision), of(&status.canary_revision));
         let step = status.current_step.as_ref().map(|step| step.index);
-        let so = status.phase == Some(Phase::Paused) && step == Some(index) && counts == (stable, canary);
-        Ok(when(so, || format!("{counts:?} pods; {}", in_words(&status))))
+        let so = status.phase == Some(Phase::Paused) && step == Some(index) && stable_has == stable && canary.contains(&canary_has);
+        Ok(when(so, || format!("{stable_has} + {canary_has} pods; {}", in_words(&status))))
     })
     .await
 }
