@@ -87,6 +87,10 @@ pub struct Drive {
     pub tries: usize,
     /// What goes wrong with the write that is tried as this one.
     pub faults: BTreeMap<usize, Fault>,
+    /// What has gone wrong so.
+    pub injected: Vec<Fault>,
+    /// Plans that the controller has made.
+    pub plans: usize,
     /// What the controller did, one line each.
     pub log: Vec<String>,
     memory: Memory,
@@ -118,6 +122,8 @@ impl Drive {
             crash_after: None,
             tries: 0,
             faults: BTreeMap::new(),
+            injected: vec![],
+            plans: 0,
             log: vec![],
             memory: Memory::default(),
             epoch: 1,
@@ -289,6 +295,7 @@ impl Drive {
         let Some(mut obs) = self.memory.index.observe(namespace, name, self.epoch) else { return Ok(None) };
         self.ask(&mut obs);
         let plan = core::plan(&obs, &self.settings, self.now);
+        self.plans += 1;
         let mut not_yet = None;
         for action in &plan.actions {
             self.log.push(format!("{} {name}: {}", self.now, action.what));
@@ -369,6 +376,7 @@ impl Drive {
         let fault = self.faults.remove(&self.tries);
         if let Some(fault) = fault {
             self.log.push(format!("{} fault: {fault:?}", self.now));
+            self.injected.push(fault);
         }
         match fault {
             Some(Fault::Refused(_)) => return Err(Stop::Stale),

@@ -98,6 +98,21 @@ pub enum Act {
     LosePod(u64),
 }
 
+impl Act {
+    /// What kind of thing it is.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Command { verb, .. } => format!("{verb:?}"),
+            Self::Deploy(image) => format!("Deploy {image}"),
+            Self::Delete(kind, _) => format!("Delete{kind:?}"),
+            Self::PutBack(kind) => format!("PutBack{kind:?}"),
+            Self::Lag(kind, _) => format!("Lag{kind:?}"),
+            Self::EditSteps(_) => "EditSteps".to_owned(),
+            other => format!("{other:?}").split('(').next().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub when: When,

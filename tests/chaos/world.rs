@@ -44,13 +44,15 @@ pub struct World {
     pub git: BTreeMap<(Watched, String), Value>,
     /// What a Rollout was at when the last command to it was given.
     pub seen: BTreeMap<String, Value>,
+    /// Names of the acts that took effect.
+    pub happened: Vec<String>,
 }
 
 impl World {
     /// With the Rollouts taken over, at rest.
     pub fn new(seed: u64, setup: &Setup) -> Self {
         let drive = Drive::on(server(seed), epoch());
-        let mut world = Self { drive, setup: setup.clone(), git: BTreeMap::new(), seen: BTreeMap::new() };
+        let mut world = Self { drive, setup: setup.clone(), git: BTreeMap::new(), seen: BTreeMap::new(), happened: vec![] };
         let gateway = json!({"metadata": {"name": "gw"}, "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
             "spec": {"gatewayClassName": "any", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}});
         world.send("POST", "/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways", "git", "application/json", gateway);
