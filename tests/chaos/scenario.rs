@@ -185,6 +185,7 @@ fn as_far_as_routes_can(traffic: Traffic, steps: Value) -> Value {
 }
 
 fn steps(random: &mut Random) -> Value {
+    let count = random.between(1, 6);
     let mut weight = 0;
     let mut one = || match random.weighted(&[(50, 0), (20, 1), (10, 2), (10, 3), (10, 4), (16, 5), (12, 6)]) {
         0 => {
@@ -200,7 +201,7 @@ fn steps(random: &mut Random) -> Value {
         _ => json!({"setMirrorRoute": random.of(&[json!({"name": "copy", "match": [{"method": {"exact": "GET"}}]}),
             json!({"name": "copy", "percentage": 20, "match": [{"method": {"exact": "GET"}}]}), json!({"name": "copy", "percentage": 0})])}),
     };
-    (0..6).map(|_| one()).collect()
+    (0..count).map(|_| one()).collect()
 }
 
 fn header(value: &str) -> Value {
