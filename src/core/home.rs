@@ -122,6 +122,7 @@ impl Draft<'_> {
             self.status.weights = None;
             return Ok(()); // the Service stays pinned: it must not select these pods
         }
+        self.ensure_only_judged_pods_would_serve(stable)?;
         self.restore_services();
         self.scale(stable, self.stable_replicas(stable));
         self.forget_fences();
@@ -274,6 +275,20 @@ impl Draft<'_> {
             return wait(Waiting::Settling, format!("waits for {left} old pods to stop"));
         }
         Ok(())
+    }
+
+    /// As in Git, the Service selects all pods of the workload: also those that its Deployment has started by itself, which nobody has judged.
+    fn ensure_only_judged_pods_would_serve(&self, stable: &str) -> Flow {
+        let obs = self.obs;
+        let Some(service) = obs.service.as_ref().filter(|service| service.pinned().is_some()) else { return Ok(()) };
+        let own = |hash: &String| hash != stable && revision::of_workload(obs).any(|rs| rs.hash == *hash);
+        match obs.pods.iter().filter(|pod| own(&pod.hash)).count() {
+            0 => Ok(()),
+            left => wait(
+                Waiting::Progress,
+                format!("waits for {left} pods to stop that the Deployment has started by itself, as Service {} would select them", service.meta.name),
+            ),
+        }
     }
 
     /// At rest and after an abort nothing of the user's objects is recorded as managed by us, so that no later apply of theirs conflicts. A
