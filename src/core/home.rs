@@ -116,6 +116,7 @@ impl Draft<'_> {
             let observed = self.routes().iter().try_for_each(|r| r.accepted()).map_err(|why| format!("waits for the gateway: {why}"));
             self.settle(stable, Stage::Left, observed, self.drain_seconds())?;
         }
+        self.ensure_stable_takes_everything(stable)?;
         self.keep_warm(stable)?;
         self.stop_others(stable)?;
         if self.warm.is_some() {
@@ -229,6 +230,21 @@ impl Draft<'_> {
         self.routes().iter().find_map(|r| r.restore(self.spec.denominator()))
     }
 
+    /// Without routes each pod has its part of the traffic: stable has the pods for all of it before others stop.
+    fn ensure_stable_takes_everything(&mut self, stable: &str) -> Flow {
+        let obs = self.obs;
+        let serves = |rs: &ReplicaSetView| rs.hash != stable && rs.replicas > 0 && rs.ready > 0;
+        let Some(rs) = obs.replica_set(stable).filter(|_| !self.spec.has_traffic && obs.revisions().any(serves)) else { return Ok(()) };
+        if rs.ready >= self.replicas {
+            return Ok(());
+        }
+        self.scale(stable, self.replicas.max(rs.replicas));
+        wait(
+            Waiting::Progress,
+            format!("waits for the pods of the stable revision before others stop: {} of {} ready", rs.ready, self.replicas),
+        )
+    }
+
     /// The version before keeps its pods for a while after a promotion. Until when is written on its ReplicaSet.
     fn keep_warm(&mut self, stable: &str) -> Flow {
         let promoted = self.status.canary.as_ref().is_some_and(|c| c.revision == stable);
@@ -286,7 +302,10 @@ impl Draft<'_> {
             0 => Ok(()),
             left => wait(
                 Waiting::Progress,
-                format!("waits for {left} pods to stop that the Deployment has started by itself, as Service {} would select them", service.meta.name),
+                format!(
+                    "waits for {left} pods to stop that the Deployment has started by itself, as Service {} would select them",
+                    service.meta.name
+                ),
             ),
         }
     }
