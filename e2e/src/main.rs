@@ -8,6 +8,7 @@ mod bench;
 mod cluster;
 mod load;
 mod plugin;
+mod process;
 mod scenarios;
 mod space;
 mod test;

@@ -42,6 +42,7 @@ fn resource(kind: &str) -> ApiResource {
         "Deployment" | "ReplicaSet" | "ControllerRevision" => ("apps", "v1"),
         "HTTPRoute" => ("gateway.networking.k8s.io", "v1"),
         "Rollout" | "AnalysisTemplate" | "AnalysisRun" | "RolloutAction" => (sluice::api::GROUP, sluice::api::VERSION),
+        "Role" | "RoleBinding" => ("rbac.authorization.k8s.io", "v1"),
         "PodDisruptionBudget" => ("policy", "v1"),
         "HorizontalPodAutoscaler" => ("autoscaling", "v2"),
         "Event" => ("events.k8s.io", "v1"),

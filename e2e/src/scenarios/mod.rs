@@ -8,10 +8,12 @@ mod bad_canary;
 mod chart;
 mod crashes;
 mod flux;
+mod frozen;
 mod git;
 mod give_back;
 mod good_canary;
 mod helm;
+mod killed;
 mod neighbours;
 mod never_ready;
 mod outage;
@@ -32,7 +34,7 @@ macro_rules! scenario {
 }
 
 /// What stops a part of the cluster, looks into its audit log or adds something to it: only on the cluster of `e2e/cluster/up`.
-pub const ON_OUR_CLUSTER: [&str; 5] = ["outage", "at-rest", "argo-cd", "flux", "autoscaler"];
+pub const ON_OUR_CLUSTER: [&str; 7] = ["outage", "at-rest", "argo-cd", "flux", "autoscaler", "killed", "frozen"];
 
 pub fn all() -> Vec<Scenario> {
     vec![
@@ -56,6 +58,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(good_canary, "good-canary", alone: true, "a good version goes live by its weights, without a failed request"),
         scenario!(bad_canary, "bad-canary", alone: true, "a bad version is taken back by Prometheus, and stays so until a person or Git goes on"),
         scenario!(autoscaler, "autoscaler", alone: true, "an autoscaler on CPU holds the take-over of a Deployment, and scales a Rollout up and down in mid-rollout"),
+        scenario!(killed, "killed", alone: true, "the controller is killed after each of its writes, in a life of its own each: the same end"),
+        scenario!(frozen, "frozen", alone: true, "a leader that freezes in a write, and wakes up after another has taken over, changes nothing"),
         scenario!(chart, "chart", alone: true, "upgraded in mid-rollout; who may give which command; not uninstalled while Rollouts exist"),
         scenario!(crashes, "crashes", alone: true, "the controller is killed five times in one rollout: the same end"),
     ]
