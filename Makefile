@@ -18,8 +18,12 @@ demo: ## A rollout and an abort on the embedded cluster, in under a minute (KEEP
 	target/debug/sluice demo $(if $(KEEP),--keep)
 
 .PHONY: sim
-sim: ## Replay one random run: make sim SEED=n tells what happened, when, by whom, and with which weights
-	@SLUICE_SEED=$(or $(SEED),1) cargo test --quiet --test chaos -- --nocapture
+sim: ## Random runs: make sim SEEDS=n SEED_START=m tries so many; SEED=n replays one: what happened, when, by whom, with which weights
+ifdef SEED
+	@SLUICE_SEED=$(SEED) cargo test --quiet --test chaos -- --nocapture
+else
+	@SLUICE_SEEDS=$(or $(SEEDS),10000) SLUICE_SEED_START=$(or $(SEED_START),0) cargo test --quiet --profile sim --test chaos -- --nocapture
+endif
 
 .PHONY: test
 test: ## Format, lints, and all tests that need no cluster

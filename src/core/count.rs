@@ -65,10 +65,12 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Pods of a third revision stop at once: there is no weight to take from them first.
+    /// There is no weight to take from the pods of a third revision first: those that serve stop when stable has the pods for everything.
     fn stop_third(&mut self, stable: &str, canary: &str) {
         let obs = self.obs;
-        for rs in obs.revisions().filter(|rs| rs.hash != stable && rs.hash != canary && rs.replicas > 0) {
+        let takes_everything = obs.replica_set(stable).is_some_and(|rs| rs.ready >= self.replicas);
+        let third = obs.revisions().filter(|rs| rs.hash != stable && rs.hash != canary && rs.replicas > 0);
+        for rs in third.filter(|rs| takes_everything || rs.ready == 0) {
             self.scale(&rs.hash, 0);
         }
     }

@@ -116,12 +116,14 @@ impl Draft<'_> {
             let observed = self.routes().iter().try_for_each(|r| r.accepted()).map_err(|why| format!("waits for the gateway: {why}"));
             self.settle(stable, Stage::Left, observed, self.drain_seconds())?;
         }
+        self.ensure_stable_takes_everything(stable)?;
         self.keep_warm(stable)?;
         self.stop_others(stable)?;
         if self.warm.is_some() {
             self.status.weights = None;
             return Ok(()); // the Service stays pinned: it must not select these pods
         }
+        self.ensure_only_judged_pods_would_serve(stable)?;
         self.restore_services();
         self.scale(stable, self.stable_replicas(stable));
         self.forget_fences();
@@ -228,6 +230,21 @@ impl Draft<'_> {
         self.routes().iter().find_map(|r| r.restore(self.spec.denominator()))
     }
 
+    /// Without routes each pod has its part of the traffic: stable has the pods for all of it before others stop.
+    fn ensure_stable_takes_everything(&mut self, stable: &str) -> Flow {
+        let obs = self.obs;
+        let serves = |rs: &ReplicaSetView| rs.hash != stable && rs.replicas > 0 && rs.ready > 0;
+        let Some(rs) = obs.replica_set(stable).filter(|_| !self.spec.has_traffic && obs.revisions().any(serves)) else { return Ok(()) };
+        if rs.ready >= self.replicas {
+            return Ok(());
+        }
+        self.scale(stable, self.replicas.max(rs.replicas));
+        wait(
+            Waiting::Progress,
+            format!("waits for the pods of the stable revision before others stop: {} of {} ready", rs.ready, self.replicas),
+        )
+    }
+
     /// The version before keeps its pods for a while after a promotion. Until when is written on its ReplicaSet.
     fn keep_warm(&mut self, stable: &str) -> Flow {
         let promoted = self.status.canary.as_ref().is_some_and(|c| c.revision == stable);
@@ -274,6 +291,23 @@ impl Draft<'_> {
             return wait(Waiting::Settling, format!("waits for {left} old pods to stop"));
         }
         Ok(())
+    }
+
+    /// As in Git, the Service selects all pods of the workload: also those that its Deployment has started by itself, which nobody has judged.
+    fn ensure_only_judged_pods_would_serve(&self, stable: &str) -> Flow {
+        let obs = self.obs;
+        let Some(service) = obs.service.as_ref().filter(|service| service.pinned().is_some()) else { return Ok(()) };
+        let own = |hash: &String| hash != stable && revision::of_workload(obs).any(|rs| rs.hash == *hash);
+        match obs.pods.iter().filter(|pod| own(&pod.hash)).count() {
+            0 => Ok(()),
+            left => wait(
+                Waiting::Progress,
+                format!(
+                    "waits for {left} pods to stop that the Deployment has started by itself, as Service {} would select them",
+                    service.meta.name
+                ),
+            ),
+        }
     }
 
     /// At rest and after an abort nothing of the user's objects is recorded as managed by us, so that no later apply of theirs conflicts. A

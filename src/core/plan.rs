@@ -305,6 +305,7 @@ impl<'a> Draft<'a> {
                 self.status.canary = Some(CanaryState::new(stable, self.time(), self.replicas));
             }
             self.ensure_pins_stand()?;
+            self.keep_empty_while_pinned()?;
             self.rest(stable)?;
         }
         let workload = self.obs.rollout.spec.workload_ref.is_some();

@@ -1,6 +1,6 @@
 //! Revisions: a pod template as its author wrote it, and the ReplicaSet that runs it.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::observed::{DryRun, Meta, Observed, Owner, ReplicaSetView};
@@ -25,43 +25,58 @@ pub fn selector(obs: &Observed) -> Option<Value> {
 /// SHA-256 of a template's canonical JSON (sorted keys), `pod-template-hash` aside. Raw JSON, no typed struct: fields that we
 /// don't know count too, and an upgrade of ours changes nothing.
 pub fn digest(template: &Value) -> String {
-    let mut template = template.clone();
-    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
-        labels.remove(keys::POD_TEMPLATE_HASH);
+    let mut out = vec![];
+    match template {
+        Value::Object(fields) => canonical_map(fields, &mut out, |key, value, out| match (key, value) {
+            ("metadata", Value::Object(metadata)) => canonical_map(&as_written(metadata), out, |_, value, out| canonical(value, out)),
+            _ => canonical(value, out),
+        }),
+        other => canonical(other, &mut out),
     }
-    if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
-        // What the API server writes into an object that was made from a typed struct.
-        metadata.retain(|key, value| !(key == "creationTimestamp" && value.is_null()));
-    }
-    let mut hasher = Sha256::new();
-    canonical(&template, &mut hasher);
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(&out).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn canonical(value: &Value, out: &mut Sha256) {
+/// A template's metadata without the revision's hash, and without what the API server writes into an object that was made from a typed
+/// struct.
+fn as_written(metadata: &Map<String, Value>) -> Map<String, Value> {
+    let mut metadata = metadata.clone();
+    if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
+        labels.remove(keys::POD_TEMPLATE_HASH);
+    }
+    metadata.retain(|key, value| !(key == "creationTimestamp" && value.is_null()));
+    metadata
+}
+
+fn canonical(value: &Value, out: &mut Vec<u8>) {
     match value {
-        Value::Object(map) => {
-            let mut keys: Vec<_> = map.keys().collect();
-            keys.sort_unstable();
-            out.update(b"{");
-            for key in keys {
-                out.update(Value::from(key.as_str()).to_string());
-                out.update(b":");
-                canonical(&map[key], out);
-                out.update(b",");
-            }
-            out.update(b"}");
-        }
+        Value::Object(map) => canonical_map(map, out, |_, value, out| canonical(value, out)),
         Value::Array(items) => {
-            out.update(b"[");
+            out.push(b'[');
             for item in items {
                 canonical(item, out);
-                out.update(b",");
+                out.push(b',');
             }
-            out.update(b"]");
+            out.push(b']');
         }
-        scalar => out.update(scalar.to_string()),
+        scalar => write_json(scalar, out),
     }
+}
+
+fn canonical_map(map: &Map<String, Value>, out: &mut Vec<u8>, each: impl Fn(&str, &Value, &mut Vec<u8>)) {
+    let mut fields: Vec<_> = map.iter().collect();
+    fields.sort_unstable_by_key(|(key, _)| *key);
+    out.push(b'{');
+    for (key, value) in fields {
+        write_json(key, out);
+        out.push(b':');
+        each(key, value, out);
+        out.push(b',');
+    }
+    out.push(b'}');
+}
+
+fn write_json(scalar: impl serde::Serialize, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, &scalar).expect("scalars can be written to memory");
 }
 
 /// A name for a revision from its digest, of letters that make no words; `salt` tells revisions apart that would share it.

@@ -169,6 +169,16 @@ impl Draft<'_> {
         wait(Waiting::Progress, message)
     }
 
+    /// On the way to being given back: nobody has judged what a Deployment that is scaled up meanwhile would start.
+    pub fn keep_empty_while_pinned(&mut self) -> Flow {
+        let obs = self.obs;
+        let pinned = obs.service.as_ref().is_some_and(|service| service.pinned().is_some());
+        match obs.workload.as_ref().filter(|workload| pinned && !workload.meta.deleting).and_then(|w| Some((w, record(w)?))) {
+            Some((workload, record)) if record.taken => self.keep_taken(workload, &record),
+            _ => Ok(()),
+        }
+    }
+
     /// Empty, or parked while Git sets its replicas; whoever scales it up is undone at once.
     fn keep_taken(&mut self, workload: &WorkloadView, record: &Record) -> Flow {
         let name = &workload.meta.name;

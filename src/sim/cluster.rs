@@ -100,7 +100,10 @@ impl SimCluster {
 
     /// Changes the controllers (timing, pods, gateway) and has them look again.
     pub fn adjust(&self, change: impl FnOnce(&mut Controllers)) {
-        change(&mut lock(&self.controllers));
+        let mut controllers = lock(&self.controllers);
+        change(&mut controllers);
+        controllers.look_again();
+        drop(controllers);
         self.nudge.notify_one();
     }
 

@@ -6,12 +6,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use kube::api::{ApiResource, DynamicObject};
+use kube::api::{ApiResource, DynamicObject, ObjectMeta};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -86,6 +87,10 @@ pub struct Drive {
     pub tries: usize,
     /// What goes wrong with the write that is tried as this one.
     pub faults: BTreeMap<usize, Fault>,
+    /// What has gone wrong so.
+    pub injected: Vec<Fault>,
+    /// Plans that the controller has made.
+    pub plans: usize,
     /// What the controller did, one line each.
     pub log: Vec<String>,
     memory: Memory,
@@ -101,8 +106,13 @@ pub struct Drive {
 
 impl Drive {
     pub fn new(seed: u64, epoch: Timestamp) -> Self {
+        Self::on(ApiServer::new(seed, epoch), epoch)
+    }
+
+    /// On a server that has kinds or objects of its own already.
+    pub fn on(api: ApiServer, epoch: Timestamp) -> Self {
         Self {
-            api: ApiServer::new(seed, epoch),
+            api,
             cluster: Controllers::new(Timing::default(), Some([10, 244])),
             now: epoch,
             promises: Promises::default(),
@@ -112,6 +122,8 @@ impl Drive {
             crash_after: None,
             tries: 0,
             faults: BTreeMap::new(),
+            injected: vec![],
+            plans: 0,
             log: vec![],
             memory: Memory::default(),
             epoch: 1,
@@ -136,7 +148,7 @@ impl Drive {
         self.lag = None;
         self.memory = Memory::default();
         for kind in Watched::ALL {
-            let objects: Vec<Arc<Value>> = self.api.list(&id(kind)).cloned().collect();
+            let objects: Vec<Arc<Value>> = self.api.list(id(kind)).cloned().collect();
             for object in objects {
                 self.memory.index.take(kind, &dynamic(&object), Change::Applied);
             }
@@ -239,7 +251,7 @@ impl Drive {
         for event in &events {
             self.shown = event.revision;
             self.promises.check(event, &self.api);
-            let Some(kind) = Watched::ALL.into_iter().find(|kind| id(*kind) == *event.kind) else { continue };
+            let Some(kind) = Watched::ALL.into_iter().find(|kind| *id(*kind) == *event.kind) else { continue };
             match &mut self.lag {
                 Some(lag) if lag.kind == kind => lag.held.push(event.clone()),
                 _ => self.learn(kind, event),
@@ -253,8 +265,16 @@ impl Drive {
 
     fn learn(&mut self, kind: Watched, event: &Event) {
         let change = if event.change == Committed::Deleted { Change::Deleted } else { Change::Applied };
-        for key in self.memory.index.take(kind, &dynamic(&event.object), change) {
-            self.again(key, self.now + DEBOUNCE);
+        self.take(kind, &event.object, change);
+    }
+
+    fn take(&mut self, kind: Watched, object: &Value, change: Change) {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let version = text("resourceVersion").parse().unwrap_or(0);
+        if self.memory.index.is_news(kind, text("namespace"), text("name"), version, change) {
+            for key in self.memory.index.take(kind, &dynamic(object), change) {
+                self.again(key, self.now + DEBOUNCE);
+            }
         }
     }
 
@@ -275,6 +295,7 @@ impl Drive {
         let Some(mut obs) = self.memory.index.observe(namespace, name, self.epoch) else { return Ok(None) };
         self.ask(&mut obs);
         let plan = core::plan(&obs, &self.settings, self.now);
+        self.plans += 1;
         let mut not_yet = None;
         for action in &plan.actions {
             self.log.push(format!("{} {name}: {}", self.now, action.what));
@@ -355,6 +376,7 @@ impl Drive {
         let fault = self.faults.remove(&self.tries);
         if let Some(fault) = fault {
             self.log.push(format!("{} fault: {fault:?}", self.now));
+            self.injected.push(fault);
         }
         match fault {
             Some(Fault::Refused(_)) => return Err(Stop::Stale),
@@ -379,9 +401,7 @@ impl Drive {
             _ => None, // the answer is another object
         };
         if let Some(kind) = kind {
-            for key in self.memory.index.take(kind, &dynamic(&response.body), Change::Applied) {
-                self.again(key, self.now + DEBOUNCE);
-            }
+            self.take(kind, &response.body, Change::Applied);
         }
         self.show();
         Ok(())
@@ -409,16 +429,23 @@ impl Write {
     }
 }
 
-fn id(kind: Watched) -> String {
-    let resource = kind.resource();
-    match resource.group.as_str() {
-        "" => resource.plural,
-        group => format!("{}.{group}", resource.plural),
-    }
+/// The API server's name of a kind.
+pub fn id(kind: Watched) -> &'static str {
+    static IDS: LazyLock<BTreeMap<Watched, String>> = LazyLock::new(|| {
+        let id = |resource: ApiResource| match resource.group.as_str() {
+            "" => resource.plural,
+            group => format!("{}.{group}", resource.plural),
+        };
+        Watched::ALL.map(|kind| (kind, id(kind.resource()))).into()
+    });
+    &IDS[&kind]
 }
 
 fn dynamic(object: &Value) -> DynamicObject {
-    serde_json::from_value(object.clone()).expect("the server's objects have metadata")
+    let metadata = ObjectMeta::deserialize(&object["metadata"]).expect("the server's objects have metadata");
+    let fields = object.as_object().into_iter().flatten().filter(|(field, _)| *field != "metadata");
+    let data = fields.map(|(field, value)| (field.clone(), value.clone())).collect();
+    DynamicObject { types: None, metadata, data }
 }
 
 /// The path of a namespaced resource.

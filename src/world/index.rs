@@ -140,11 +140,10 @@ impl Index {
         let namespace = object.metadata.namespace.clone().unwrap_or_default();
         let name = object.metadata.name.clone().unwrap_or_default();
         let version = object.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
-        let slot = self.versions.entry((kind, namespace.clone(), name.clone())).or_insert(0);
-        if version < *slot || (version == *slot && change == Change::Applied && version > 0) {
+        if !self.is_news(kind, &namespace, &name, version, change) {
             return BTreeSet::new();
         }
-        *slot = version;
+        self.versions.insert((kind, namespace.clone(), name.clone()), version);
         let mut keys = self.concerned(kind, &namespace, &name);
         self.store(kind, &namespace, &name, (change == Change::Applied).then_some(object));
         keys.append(&mut self.concerned(kind, &namespace, &name));
@@ -154,6 +153,12 @@ impl Index {
             self.versions.remove(&(kind, namespace, name));
         }
         keys
+    }
+
+    /// Whether a version of an object is newer than what is known of it.
+    pub fn is_news(&self, kind: Watched, namespace: &str, name: &str, version: u64, change: Change) -> bool {
+        let known = self.versions.get(&(kind, namespace.to_owned(), name.to_owned())).copied().unwrap_or(0);
+        version > known || (version == known && (change == Change::Deleted || version == 0))
     }
 
     /// After a new list of one namespace or of all: what is known of `kind` there but was not in it is gone.

@@ -144,12 +144,14 @@ fn strings(data: &Value, path: &str) -> BTreeMap<String, String> {
 }
 
 fn status<T: Default + serde::de::DeserializeOwned>(data: &Value) -> T {
-    data.get("status").and_then(|s| serde_json::from_value(s.clone()).ok()).unwrap_or_default()
+    data.get("status").and_then(|status| T::deserialize(status).ok()).unwrap_or_default()
 }
 
 /// A spec as this version of Sluice knows it, or which field it cannot read. The API server has let that through by a CRD of another version.
 fn spec<T: serde::de::DeserializeOwned>(data: &Value) -> Result<T, Invalid> {
-    serde_path_to_error::deserialize(data.get("spec").cloned().unwrap_or_default()).map_err(|error| {
+    let spec = data.get("spec").unwrap_or(&Value::Null);
+    let with_path = |_| serde_path_to_error::deserialize(spec); // which field it is, where one is wrong
+    T::deserialize(spec).or_else(with_path).map_err(|error| {
         let path = error.path().to_string();
         let field = if path == "." { "spec".to_owned() } else { format!("spec.{path}") };
         let why = error.inner();

@@ -39,7 +39,8 @@ pub fn told(scenario: &Scenario) -> Failure {
     Failure { why, timeline: timeline::of(&world) }
 }
 
-fn played(scenario: &Scenario) -> (World, Vec<String>) {
+/// The world after it, and what is wrong.
+pub fn played(scenario: &Scenario) -> (World, Vec<String>) {
     let mut world = World::new(scenario.seed, &scenario.setup);
     world.drive.promises.lenient_about_requests = scenario.is_rough();
     let played = catch_unwind(AssertUnwindSafe(|| course(&mut world, scenario)));
@@ -89,7 +90,16 @@ impl World {
     fn happen(&mut self, event: &Event) {
         let app = if event.other { "other" } else { "api" };
         self.drive.log.push(format!("{} ----- {app}: {:?}", self.drive.now, event.act));
-        match &event.act {
+        let before = self.drive.api.revision();
+        self.do_it(app, &event.act);
+        // What is asked of an object that is not there, or that is so already, is nothing that happens; faults are counted when they come.
+        if self.drive.api.revision() > before || matches!(event.act, Act::Crash | Act::Lag(..)) {
+            self.happened.push(event.act.name());
+        }
+    }
+
+    fn do_it(&mut self, app: &str, act: &Act) {
+        match act {
             Act::Deploy(image) => self.deploy(app, image),
             Act::Command { verb, stale, to } => self.command(app, *verb, *stale, *to),
             Act::EditSteps(steps) => {

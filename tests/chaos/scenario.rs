@@ -98,6 +98,21 @@ pub enum Act {
     LosePod(u64),
 }
 
+impl Act {
+    /// What kind of thing it is.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Command { verb, .. } => format!("{verb:?}"),
+            Self::Deploy(image) => format!("Deploy {image}"),
+            Self::Delete(kind, _) => format!("Delete{kind:?}"),
+            Self::PutBack(kind) => format!("PutBack{kind:?}"),
+            Self::Lag(kind, _) => format!("Lag{kind:?}"),
+            Self::EditSteps(_) => "EditSteps".to_owned(),
+            other => format!("{other:?}").split('(').next().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub when: When,
@@ -170,6 +185,7 @@ fn as_far_as_routes_can(traffic: Traffic, steps: Value) -> Value {
 }
 
 fn steps(random: &mut Random) -> Value {
+    let count = random.between(1, 6);
     let mut weight = 0;
     let mut one = || match random.weighted(&[(50, 0), (20, 1), (10, 2), (10, 3), (10, 4), (16, 5), (12, 6)]) {
         0 => {
@@ -185,7 +201,7 @@ fn steps(random: &mut Random) -> Value {
         _ => json!({"setMirrorRoute": random.of(&[json!({"name": "copy", "match": [{"method": {"exact": "GET"}}]}),
             json!({"name": "copy", "percentage": 20, "match": [{"method": {"exact": "GET"}}]}), json!({"name": "copy", "percentage": 0})])}),
     };
-    (0..6).map(|_| one()).collect()
+    (0..count).map(|_| one()).collect()
 }
 
 fn header(value: &str) -> Value {

@@ -1,6 +1,6 @@
 //! A cluster with what Git has, and the ways in which people and tools change it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -8,8 +8,8 @@ use sluice::{
     api,
     sim::{
         Behaviour,
-        api::{Propagation, Request},
-        drive::{Drive, path},
+        api::{ApiServer, Propagation, Request},
+        drive::{Drive, id, path},
     },
     world::Watched,
 };
@@ -18,6 +18,25 @@ use super::scenario::{BAD_METRICS, CRASHES, GOOD, NEVER_READY, Setup, Traffic, m
 
 pub const NS: &str = "default";
 
+/// When every run begins.
+fn epoch() -> Timestamp {
+    Timestamp::from_second(1_767_225_600).unwrap()
+}
+
+/// A server with Sluice's kinds. They are installed once: each run has a copy.
+fn server(seed: u64) -> ApiServer {
+    static INSTALLED: LazyLock<ApiServer> = LazyLock::new(|| {
+        let mut server = ApiServer::new(0, epoch());
+        for crd in api::crds() {
+            server.install_crd(serde_json::to_value(crd).unwrap(), epoch()).unwrap();
+        }
+        server
+    });
+    let mut server = INSTALLED.clone();
+    server.reseed(seed);
+    server
+}
+
 pub struct World {
     pub drive: Drive,
     pub setup: Setup,
@@ -25,16 +44,15 @@ pub struct World {
     pub git: BTreeMap<(Watched, String), Value>,
     /// What a Rollout was at when the last command to it was given.
     pub seen: BTreeMap<String, Value>,
+    /// Names of the acts that took effect.
+    pub happened: Vec<String>,
 }
 
 impl World {
     /// With the Rollouts taken over, at rest.
     pub fn new(seed: u64, setup: &Setup) -> Self {
-        let epoch = Timestamp::from_second(1_767_225_600).unwrap();
-        let mut world = Self { drive: Drive::new(seed, epoch), setup: setup.clone(), git: BTreeMap::new(), seen: BTreeMap::new() };
-        for crd in api::crds() {
-            world.drive.api.install_crd(serde_json::to_value(crd).unwrap(), epoch).unwrap();
-        }
+        let drive = Drive::on(server(seed), epoch());
+        let mut world = Self { drive, setup: setup.clone(), git: BTreeMap::new(), seen: BTreeMap::new(), happened: vec![] };
         let gateway = json!({"metadata": {"name": "gw"}, "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
             "spec": {"gatewayClassName": "any", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}});
         world.send("POST", "/apis/gateway.networking.k8s.io/v1/namespaces/default/gateways", "git", "application/json", gateway);
@@ -183,7 +201,7 @@ impl World {
     }
 
     pub fn get(&self, kind: Watched, name: &str) -> Value {
-        self.drive.api.get(&id(kind), NS, name).map(|object| (**object).clone()).unwrap_or_default()
+        self.drive.api.get(id(kind), NS, name).map(|object| (**object).clone()).unwrap_or_default()
     }
 
     pub fn status(&self, app: &str) -> Value {
@@ -196,19 +214,13 @@ impl World {
             let pods = if kind == Watched::Pod { &object["metadata"] } else { &object["spec"]["template"]["metadata"] };
             pods["labels"]["app"] == *app
         };
-        self.drive.api.list(&id(kind)).map(std::convert::AsRef::as_ref).filter(|object| label(object)).collect()
+        self.drive.api.list(id(kind)).map(std::convert::AsRef::as_ref).filter(|object| label(object)).collect()
     }
 
     pub fn wait(&mut self, seconds: i64) {
         let end = self.drive.now + SignedDuration::from_secs(seconds);
         self.drive.run(end, |_| false);
     }
-}
-
-/// The API server's name of a kind.
-pub fn id(kind: Watched) -> String {
-    let resource = kind.resource();
-    if resource.group.is_empty() { resource.plural } else { format!("{}.{}", resource.plural, resource.group) }
 }
 
 pub fn template(app: &str, image: &str) -> Value {

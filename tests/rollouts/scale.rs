@@ -198,3 +198,19 @@ fn many_short_waits_are_not_taken_for_one_that_is_longer_than_the_deadline() {
     shop.until("at an end", |s| s.is_aborted() || s.is_healthy("api"));
     assert_eq!((shop.phase(), shop.image_that_serves()), ("Healthy".into(), "app:v2".into()), "{}", shop.status("api")["message"]);
 }
+
+#[test]
+fn without_routes_a_rollout_is_scaled_up_also_while_the_version_before_keeps_its_pods_and_those_stop_after_that() {
+    let mut shop = Shop::without_rollout();
+    let canary = json!({"scaleDownDelaySeconds": 120, "steps": [{"setWeight": 50}]});
+    shop.rollout("api", json!({"traffic": null, "strategy": {"canary": canary}}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.deploy("app:v2");
+    shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v2");
+    let scale = sluice::sim::drive::path(Watched::Rollout, super::shop::NS, "api") + "/scale";
+    shop.send("PATCH", &scale, "autoscaler", "application/merge-patch+json", json!({"spec": {"replicas": 5}}));
+    shop.wait(10);
+    assert_eq!((shop.pods("app:v2").len(), shop.pods("app:v1").len()), (5, 3), "at once, and the old ones stay warm");
+    shop.until("the old ones stop", |s| s.pods("app:v1").is_empty());
+    shop.comes_to_rest();
+}

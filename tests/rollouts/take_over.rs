@@ -81,6 +81,26 @@ fn deleted_after_an_abort_the_deployment_stays_paused_with_the_pods_that_serve()
 }
 
 #[test]
+fn a_deployment_that_somebody_scales_up_while_its_rollout_is_deleted_brings_no_unjudged_pods_behind_the_service() {
+    let mut rolling = Shop::open();
+    rolling.deploy("app:v2");
+    rolling.until("the canary has traffic", |s| s.weight() > 0.0);
+    for seconds in 0..60 {
+        let mut shop = rolling.clone();
+        delete(&mut shop, Watched::Rollout, "api", "Background");
+        shop.wait(seconds);
+        if shop.get(Watched::Rollout, "api").is_null() {
+            assert!(seconds > 5, "it is scaled up before everything is given back");
+            return;
+        }
+        shop.scale("api", 5);
+        gone(&mut shop);
+        shop.comes_to_rest();
+        assert!(shop.pods("app:v1").len() >= 3 && shop.pods("app:v2").is_empty(), "scaled up {seconds} s after the deletion");
+    }
+}
+
+#[test]
 fn deleted_together_with_its_deployment_the_pods_go_too_at_any_moment_unless_it_was_an_orphan() {
     for policy in ["Background", "Foreground", "Orphan"] {
         println!("{policy}");

@@ -13,6 +13,22 @@ pub struct FieldSet {
     children: BTreeMap<String, FieldSet>,
 }
 
+/// How a field that has children says that it is a member itself.
+const OWN: &str = ".";
+
+fn is_own(fields: &Map<String, Value>) -> bool {
+    fields.is_empty() || fields.contains_key(OWN)
+}
+
+fn mark_own(fields: &mut Map<String, Value>, own: bool) {
+    let has_children = fields.keys().any(|key| key != OWN);
+    if own && has_children {
+        fields.insert(OWN.into(), json!({}));
+    } else {
+        fields.remove(OWN);
+    }
+}
+
 /// What a write changed: fields added or changed, and fields removed.
 #[derive(Debug, Default)]
 pub struct Difference {
@@ -116,6 +132,32 @@ impl FieldSet {
         }
     }
 
+    /// As [`FieldSet::subtract`], of a set in its notation; whether anything is left.
+    pub fn subtract_from(&self, fields: &mut Map<String, Value>) -> bool {
+        let own = is_own(fields) && !self.own;
+        fields.remove(OWN);
+        for (key, gone) in &self.children {
+            let left = fields.get_mut(key).and_then(Value::as_object_mut).is_none_or(|child| gone.subtract_from(child));
+            if !left {
+                fields.remove(key);
+            }
+        }
+        mark_own(fields, own);
+        own || !fields.is_empty()
+    }
+
+    /// As [`FieldSet::union`], of a set in its notation that is not empty.
+    pub fn union_into(&self, fields: &mut Map<String, Value>) {
+        let own = is_own(fields) || self.own;
+        for (key, child) in &self.children {
+            match fields.get_mut(key).and_then(Value::as_object_mut) {
+                Some(fields) => child.union_into(fields),
+                None => drop(fields.insert(key.clone(), child.to_json())),
+            }
+        }
+        mark_own(fields, own);
+    }
+
     pub fn is_subset(&self, other: &Self) -> bool {
         let mut rest = self.clone();
         rest.subtract(other);
@@ -176,7 +218,7 @@ impl FieldSet {
     pub fn from_json(fields: &Value) -> Self {
         let mut set = Self::default();
         for (key, inner) in fields.as_object().into_iter().flatten() {
-            if key == "." {
+            if key == OWN {
                 set.own = true;
             } else {
                 set.children.insert(key.clone(), Self::from_json(inner));
@@ -189,7 +231,7 @@ impl FieldSet {
     pub fn to_json(&self) -> Value {
         let mut out = Map::new();
         if self.own && !self.children.is_empty() {
-            out.insert(".".into(), json!({}));
+            out.insert(OWN.into(), json!({}));
         }
         for (key, child) in &self.children {
             out.insert(key.clone(), child.to_json());
@@ -234,8 +276,16 @@ impl Difference {
     /// Compares two whole objects.
     pub fn between(schema: &Schema, old: &Value, new: &Value) -> Self {
         let mut difference = Self::default();
-        let (old, new) = (managed_part(old), managed_part(new));
-        compare(Some(schema), Some(&old), Some(&new), &mut difference.written, &mut difference.removed);
+        let Self { written, removed } = &mut difference;
+        let metadata = schema.field("metadata");
+        if let (Value::Object(a), Value::Object(b)) = (old, new) {
+            compare_maps(Some(schema), a, b, |key| !matches!(key, "apiVersion" | "kind" | "metadata"), written, removed);
+        }
+        if let (Value::Object(a), Value::Object(b)) = (&old["metadata"], &new["metadata"]) {
+            let (mut w, mut r) = (FieldSet::default(), FieldSet::default());
+            compare_maps(metadata, a, b, |key| !UNMANAGED_METADATA.contains(&key), &mut w, &mut r);
+            put("f:metadata".to_owned(), (w, r), written, removed);
+        }
         difference
     }
 }
@@ -251,16 +301,19 @@ fn compare(s: Option<&Schema>, old: Option<&Value>, new: Option<&Value>, written
         (None, Some(b)) => {
             *written = FieldSet::of_new(s, b);
         }
+        (Some(Value::Object(a)), Some(Value::Object(b))) if !s.is_some_and(|s| s.atomic) => {
+            compare_maps(s, a, b, |_| true, written, removed)
+        }
         (Some(a), Some(b)) => match (parts(s, a), parts(s, b)) {
             (Some(before), Some(after)) if a.is_object() == b.is_object() => {
                 let before: BTreeMap<String, _> = before.into_iter().map(|(k, s, v)| (k, (s, v))).collect();
                 let after: BTreeMap<String, _> = after.into_iter().map(|(k, s, v)| (k, (s, v))).collect();
                 for (key, (inner_schema, a)) in &before {
                     let b = after.get(key).map(|(_, v)| *v);
-                    compare_child(key, *inner_schema, Some(a), b, written, removed);
+                    put(key.clone(), compare_child(*inner_schema, Some(a), b), written, removed);
                 }
                 for (key, (inner_schema, b)) in after.iter().filter(|(k, _)| !before.contains_key(*k)) {
-                    compare_child(key, *inner_schema, None, Some(b), written, removed);
+                    put(key.clone(), compare_child(*inner_schema, None, Some(b)), written, removed);
                 }
             }
             _ => *written = FieldSet::leaf(),
@@ -268,21 +321,36 @@ fn compare(s: Option<&Schema>, old: Option<&Value>, new: Option<&Value>, written
     }
 }
 
-fn compare_child(
-    key: &str,
+/// Compares the fields that are managed; what is the same (most of an object, at most writes) is only looked at.
+fn compare_maps(
     schema: Option<&Schema>,
-    old: Option<&Value>,
-    new: Option<&Value>,
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    is_managed: impl Fn(&str) -> bool,
     written: &mut FieldSet,
     removed: &mut FieldSet,
 ) {
-    let (mut w, mut r) = (FieldSet::default(), FieldSet::default());
-    compare(schema, old, new, &mut w, &mut r);
-    if !w.is_empty() {
-        written.children.insert(key.to_owned(), w);
+    let added = new.keys().filter(|key| !old.contains_key(*key));
+    for key in old.keys().chain(added).filter(|key| is_managed(key)) {
+        let (a, b) = (old.get(key), new.get(key));
+        if a != b {
+            put(format!("f:{key}"), compare_child(schema.and_then(|s| s.field(key)), a, b), written, removed);
+        }
     }
+}
+
+fn compare_child(schema: Option<&Schema>, old: Option<&Value>, new: Option<&Value>) -> (FieldSet, FieldSet) {
+    let (mut written, mut removed) = (FieldSet::default(), FieldSet::default());
+    compare(schema, old, new, &mut written, &mut removed);
+    (written, removed)
+}
+
+fn put(key: String, (w, r): (FieldSet, FieldSet), written: &mut FieldSet, removed: &mut FieldSet) {
     if !r.is_empty() {
-        removed.children.insert(key.to_owned(), r);
+        removed.children.insert(key.clone(), r);
+    }
+    if !w.is_empty() {
+        written.children.insert(key, w);
     }
 }
 

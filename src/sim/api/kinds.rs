@@ -38,6 +38,8 @@ pub struct Kind {
     pub schema: Schema,
     /// The CEL rules of a custom kind.
     pub rules: Option<CompiledSchema>,
+    /// The fields that they are about.
+    pub ruled: Vec<String>,
     pub custom: bool,
     /// A CRD's `additionalPrinterColumns`.
     pub columns: Vec<Value>,
@@ -111,12 +113,34 @@ impl Kind {
             has_generation: true,
             scale: scale_paths(&subresources["scale"]),
             schema: Schema::from_crd(raw),
+            ruled: ruled(raw),
             rules: Some(rules),
             custom: true,
             columns: version["additionalPrinterColumns"].as_array().cloned().unwrap_or_default(),
         })
     }
 }
+
+/// The fields of an object, metadata aside, that a schema's CEL rules are about: those that have some, and those that one for the whole
+/// object reads.
+fn ruled(raw: &Value) -> Vec<String> {
+    fn has_rules(schema: &Value) -> bool {
+        match schema {
+            Value::Object(map) => map.contains_key(RULES) || map.values().any(has_rules),
+            Value::Array(items) => items.iter().any(has_rules),
+            _ => false,
+        }
+    }
+    let rules = || raw[RULES].as_array().into_iter().flatten().filter_map(|rule| rule["rule"].as_str());
+    let reads = |field: &str| {
+        let parts = || rules().flat_map(|rule| rule.split("elf").skip(1)); // what follows `self` and `oldSelf`
+        parts().any(|part| part.strip_prefix('.').is_none_or(|rest| rest.starts_with(field)))
+    };
+    let fields = raw["properties"].as_object().into_iter().flatten();
+    fields.filter(|(field, schema)| *field != "metadata" && (reads(field) || has_rules(schema))).map(|(field, _)| field.clone()).collect()
+}
+
+const RULES: &str = "x-kubernetes-validations";
 
 fn strings(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
@@ -266,6 +290,7 @@ fn entry(kind: &str, api_version: &str, plural: &str, short: &[&str], traits: Tr
         scale,
         schema,
         rules: None,
+        ruled: Vec::new(),
         custom: false,
         columns: Vec::new(),
     }

@@ -43,37 +43,44 @@ pub fn read(object: &Value) -> Vec<Entry> {
         .collect()
 }
 
-/// Writes an object's entries: applied ones first, then by time.
-pub fn write(object: &mut Value, mut entries: Vec<Entry>) {
-    entries.retain(|e| !e.fields.is_empty());
-    entries.sort_by(|a, b| {
-        let key = |e: &Entry| (!e.manager.applies, e.time.clone(), e.manager.name.clone(), e.manager.subresource.clone());
-        key(a).cmp(&key(b))
-    });
-    let Some(metadata) = object["metadata"].as_object_mut() else {
-        return;
-    };
-    if entries.is_empty() {
-        metadata.remove("managedFields");
-        return;
-    }
-    let list = entries.into_iter().map(|e| {
+impl Entry {
+    fn to_json(&self) -> Value {
         let mut out = json!({
-            "manager": e.manager.name,
-            "operation": if e.manager.applies { "Apply" } else { "Update" },
-            "apiVersion": e.manager.api_version,
+            "manager": self.manager.name,
+            "operation": if self.manager.applies { "Apply" } else { "Update" },
+            "apiVersion": self.manager.api_version,
             "fieldsType": "FieldsV1",
-            "fieldsV1": e.fields.to_json(),
+            "fieldsV1": self.fields.to_json(),
         });
-        if !e.time.is_empty() {
-            out["time"] = e.time.into();
+        if !self.time.is_empty() {
+            out["time"] = self.time.clone().into();
         }
-        if !e.manager.subresource.is_empty() {
-            out["subresource"] = e.manager.subresource.into();
+        if !self.manager.subresource.is_empty() {
+            out["subresource"] = self.manager.subresource.clone().into();
         }
         out
-    });
-    metadata.insert("managedFields".into(), list.collect());
+    }
+}
+
+fn to_json(entries: Vec<Entry>) -> Vec<Value> {
+    entries.iter().filter(|entry| !entry.fields.is_empty()).map(Entry::to_json).collect()
+}
+
+/// Writes an object's entries.
+pub fn write(object: &mut Value, entries: Vec<Entry>) {
+    put(object, to_json(entries));
+}
+
+/// Entries in their order: applied ones first, then by time.
+fn put(object: &mut Value, mut entries: Vec<Value>) {
+    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+    entries.sort_by_cached_key(|e| (e["operation"] != "Apply", text(e, "time"), text(e, "manager"), text(e, "subresource")));
+    let Some(metadata) = object["metadata"].as_object_mut() else { return };
+    if entries.is_empty() {
+        metadata.remove("managedFields");
+    } else {
+        metadata.insert("managedFields".into(), entries.into());
+    }
 }
 
 /// Notes an update (anything but server-side apply): what it changed is now the writer's, and nobody else's.
@@ -86,36 +93,54 @@ pub fn note_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manage
         write(new, Vec::new());
         return;
     }
-    let mut entries = match (asked.is_array(), old) {
-        (true, Some(_)) => read(new),
-        (_, Some(old)) => read(old),
-        (_, None) => Vec::new(),
+    let before = old.map_or(&Value::Null, |old| &old["metadata"]["managedFields"]);
+    let mut entries = match before {
+        _ if old.is_none() => vec![],
+        _ if asked == before => take(new),
+        _ if asked.is_array() => to_json(read(new)),
+        before => before.as_array().cloned().unwrap_or_default(),
     };
     let empty = json!({"metadata": {}});
     let difference = Difference::between(schema, old.unwrap_or(&empty), new);
-    for entry in &mut entries {
-        entry.fields.subtract(&difference.removed);
-        if Some(&entry.manager) != manager {
-            entry.fields.subtract(&difference.written);
-        }
-    }
+    entries.retain_mut(|entry| {
+        let is_writers = manager.is_some_and(|manager| is_of(entry, manager));
+        let Some(fields) = entry.get_mut("fieldsV1").and_then(Value::as_object_mut) else { return false };
+        difference.removed.subtract_from(fields) && (is_writers || difference.written.subtract_from(fields))
+    });
     if let Some(manager) = manager.filter(|_| !difference.written.is_empty()) {
         claim(&mut entries, manager, &difference.written, now);
     }
-    write(new, entries);
+    put(new, entries);
+}
+
+fn take(object: &mut Value) -> Vec<Value> {
+    match object["metadata"]["managedFields"].take() {
+        Value::Array(entries) => entries,
+        _ => vec![],
+    }
 }
 
 /// Adds fields to a manager's entry; its time moves only if it did not have them all.
-fn claim(entries: &mut Vec<Entry>, manager: &Manager, fields: &FieldSet, now: Timestamp) {
+fn claim(entries: &mut Vec<Value>, manager: &Manager, fields: &FieldSet, now: Timestamp) {
     // The API server notes no time for scaling.
     let time = if manager.subresource == "scale" { String::new() } else { seconds(now) };
-    match entries.iter_mut().find(|e| e.manager == *manager) {
-        Some(entry) => {
-            entry.fields.union(fields);
-            entry.time = time;
-        }
-        None => entries.push(Entry { manager: manager.clone(), time, fields: fields.clone() }),
+    let Some(entry) = entries.iter_mut().find(|entry| is_of(entry, manager)) else {
+        return entries.push(Entry { manager: manager.clone(), time, fields: fields.clone() }.to_json());
+    };
+    if let Some(had) = entry["fieldsV1"].as_object_mut() {
+        fields.union_into(had);
     }
+    if !time.is_empty() {
+        entry["time"] = time.into();
+    }
+}
+
+/// Whether an entry is a manager's.
+fn is_of(entry: &Value, manager: &Manager) -> bool {
+    entry["manager"] == *manager.name
+        && (entry["operation"] == "Apply") == manager.applies
+        && entry["apiVersion"] == *manager.api_version
+        && entry["subresource"].as_str().unwrap_or_default() == manager.subresource
 }
 
 /// A time as objects carry it: whole seconds, UTC.

@@ -119,6 +119,11 @@ impl ApiServer {
         server
     }
 
+    /// The seed of every uid and generated name from now on: a server that was set up once is copied for many runs.
+    pub fn reseed(&mut self, seed: u64) {
+        self.ids = ident::Ids::new(seed);
+    }
+
     pub fn create_namespace(&mut self, name: &str, now: Timestamp) -> Result<Arc<Value>, ApiError> {
         let caller = Caller::new("kube-apiserver", now);
         self.create("namespaces", None, json!({"metadata": {"name": name}}), &caller)
@@ -153,9 +158,19 @@ impl ApiServer {
         self.store.revision()
     }
 
+    /// The revision of the last write to a kind.
+    pub fn written(&self, kind: &str) -> u64 {
+        self.store.written(kind)
+    }
+
     /// The committed writes after a revision, oldest first.
     pub fn since(&self, revision: u64) -> impl Iterator<Item = &Arc<Event>> {
         self.store.since(revision)
+    }
+
+    /// Writes up to this revision are forgotten.
+    pub fn forgotten(&self) -> u64 {
+        self.store.forgotten()
     }
 
     /// Forgets the history up to a revision: watches from before it are answered with 410.

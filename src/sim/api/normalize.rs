@@ -8,7 +8,7 @@ use super::kinds::Kind;
 use super::{defaults, validate};
 
 pub fn for_create(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
-    shape_up(kind, object)
+    shape_up(kind, object, defaults::fill)
 }
 
 /// What a new object of a built-in kind is given by the server, and owned by nobody.
@@ -22,15 +22,34 @@ pub fn for_update(kind: &Kind, live: &Value, object: &mut Value) -> Result<(), A
     if !kind.custom {
         defaults::carry_over(kind, live, object);
     }
-    shape_up(kind, object)
+    let Value::Object(fields) = object else { return shape_up(kind, object, defaults::fill) };
+    let is_same = |field: &str, value: &Value| !matches!(field, "apiVersion" | "kind") && live.get(field) == Some(value);
+    let is_part =
+        |(field, value): (&String, &Value)| matches!(&**field, "apiVersion" | "kind" | "metadata" | "status") || is_same(field, value);
+    if !kind.custom && !fields.iter().all(is_part) {
+        return shape_up(kind, object, defaults::fill);
+    }
+    // What is as it was has its shape already.
+    let mut same = Map::new();
+    fields.retain(|field, value| {
+        let same_as_before = is_same(field, value);
+        if same_as_before {
+            same.insert(field.clone(), value.take());
+        }
+        !same_as_before
+    });
+    shape_up(kind, object, |_, _| {})?;
+    object.as_object_mut().into_iter().for_each(|fields| fields.append(&mut same));
+    Ok(())
 }
 
-fn shape_up(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
+/// `fill` fills in what the whole object is given.
+fn shape_up(kind: &Kind, object: &mut Value, fill: impl Fn(&Kind, &mut Value)) -> Result<(), ApiError> {
     check_types(kind, object)?;
     kind.schema.prune(object);
     kind.schema.fill(object);
     if !kind.custom {
-        defaults::fill(kind, object);
+        fill(kind, object);
         defaults::drop_empty(kind, &kind.schema, object);
     }
     drop_empty_metadata(object);
@@ -94,74 +113,63 @@ pub fn applied(kind: &Kind, part: Part, config: &mut Value) {
 
 /// Takes from `proposed` only what the request may change; all else is as in `live`.
 pub fn only_part(kind: &Kind, part: Part, live: &Value, mut proposed: Value) -> Value {
-    let mut out = match part {
+    match part {
         Part::Status => {
-            let mut out = live.clone();
-            put(&mut out, "status", proposed["status"].take());
-            let mut metadata = proposed["metadata"].take();
+            keep(&mut proposed, live, |field| !matches!(field, "status" | "metadata"));
+            if let Some(fields) = proposed.as_object_mut() {
+                fields.retain(|field, value| field != "status" || !value.is_null());
+            }
             if kind.custom {
-                put(&mut out["metadata"], "managedFields", metadata["managedFields"].take());
+                keep(&mut proposed["metadata"], &live["metadata"], |field| field != "managedFields");
             } else {
                 // Built-in kinds let metadata pass with the status, but for what would change who owns or selects it.
                 let kept = if &*kind.id == "deployments.apps" { "labels" } else { "ownerReferences" };
-                put(&mut metadata, kept, live["metadata"][kept].clone());
-                out["metadata"] = metadata;
+                keep(&mut proposed["metadata"], &live["metadata"], |field| field == kept);
             }
-            out
         }
         Part::Finalize => {
-            let mut out = live.clone();
-            put(&mut out["spec"], "finalizers", proposed["spec"]["finalizers"].take());
-            out
+            keep(&mut proposed, live, |field| field != "spec");
+            keep(&mut proposed["spec"], &live["spec"], |field| field != "finalizers");
         }
         Part::Object | Part::Scale | Part::Eviction => {
-            if kind.has_status {
-                put(&mut proposed, "status", live["status"].clone());
-            }
+            keep(&mut proposed, live, |field| kind.has_status && field == "status");
             if &*kind.id == "namespaces" {
-                put(&mut proposed["spec"], "finalizers", live["spec"]["finalizers"].clone());
+                keep(&mut proposed["spec"], &live["spec"], |field| field == "finalizers");
             }
-            proposed
         }
-    };
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"] {
-        put(&mut out["metadata"], field, live["metadata"][field].clone());
     }
-    out
+    let servers = ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"];
+    keep(&mut proposed["metadata"], &live["metadata"], |field| servers.contains(&field));
+    proposed
 }
 
-/// Sets a field, or removes it if the value is null.
-fn put(object: &mut Value, field: &str, value: Value) {
+/// Has some fields of an object as they are in the live one.
+fn keep(object: &mut Value, live: &Value, is_kept: impl Fn(&str) -> bool) {
     if !object.is_object() {
-        if value.is_null() {
-            return;
-        }
         *object = json!({});
     }
-    let Some(map) = object.as_object_mut() else {
-        return;
-    };
-    if value.is_null() {
-        map.remove(field);
-    } else {
-        map.insert(field.to_owned(), value);
+    let (Some(object), live) = (object.as_object_mut(), live.as_object()) else { return };
+    object.retain(|field, _| !is_kept(field) || live.is_some_and(|live| live.contains_key(field)));
+    for (field, value) in live.into_iter().flatten().filter(|(field, _)| is_kept(field)) {
+        if object.get(field) != Some(value) {
+            object.insert(field.clone(), value.clone());
+        }
     }
 }
 
 /// Whether a change counts as a new generation: of what is wanted, not of status or metadata.
 pub fn is_new_generation(kind: &Kind, live: &Value, object: &Value) -> bool {
-    let wanted = |v: &Value| -> Map<String, Value> {
-        let fields = v.as_object().into_iter().flatten();
-        fields
-            .filter(|(k, _)| k.as_str() != "metadata" && !(kind.has_status && k.as_str() == "status"))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect()
-    };
-    let annotations = |v: &Value| v["metadata"]["annotations"].clone();
-    wanted(live) != wanted(object)
+    !wanted(kind, live).eq(wanted(kind, object))
         // Deployments count annotations too, EndpointSlices labels.
-        || (&*kind.id == "deployments.apps" && annotations(live) != annotations(object))
+        || (&*kind.id == "deployments.apps" && live["metadata"]["annotations"] != object["metadata"]["annotations"])
         || (&*kind.id == "endpointslices.discovery.k8s.io" && live["metadata"]["labels"] != object["metadata"]["labels"])
+}
+
+/// The fields that say what is wanted.
+fn wanted<'a>(kind: &Kind, object: &'a Value) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let has_status = kind.has_status;
+    let fields = object.as_object().into_iter().flatten();
+    fields.filter(move |(key, _)| *key != "metadata" && !(has_status && *key == "status"))
 }
 
 /// Whether nothing keeps an object that is being deleted any more.

@@ -1,23 +1,26 @@
 //! The three patch formats besides server-side apply.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::schema::{ListType, Schema};
 
-/// JSON Patch (RFC 6902). An operation that fails, `test` included, refuses the whole patch.
+/// JSON Patch (RFC 6902). An operation that fails, `test` included, refuses the whole patch; the object is then of no use any more.
 pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), ApiError> {
-    let operations = patch.as_array().ok_or_else(|| ApiError::bad_request("error decoding patch: json: cannot unmarshal into Go value"))?;
-    for operation in operations {
-        let operation = serde_json::from_value(operation.clone()).map_err(|_| ApiError::unprocessable())?;
+    if !patch.is_array() {
+        return Err(ApiError::bad_request("error decoding patch: json: cannot unmarshal into Go value"));
+    }
+    let patch = json_patch::Patch::deserialize(patch).map_err(|_| ApiError::unprocessable())?;
+    for operation in &patch.0 {
         // As the API server, and unlike the RFC: a missing value passes a test for null.
-        if let json_patch::PatchOperation::Test(test) = &operation
+        if let json_patch::PatchOperation::Test(test) = operation
             && test.value.is_null()
             && object.pointer(test.path.as_str()).is_none()
         {
             continue;
         }
-        json_patch::patch(object, &[operation]).map_err(|_| ApiError::unprocessable())?;
+        json_patch::patch_unsafe(object, std::slice::from_ref(operation)).map_err(|_| ApiError::unprocessable())?;
     }
     Ok(())
 }

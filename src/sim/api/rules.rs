@@ -105,7 +105,7 @@ fn is_subdomain(text: &str) -> bool {
 
 /// A custom kind's schema, its replicas, and its CEL rules.
 pub fn custom(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
-    let mut errors = super::validate::validate(&kind.schema, object);
+    let mut errors = super::validate::validate(&kind.schema, live, object);
     if let Some(paths) = &kind.scale {
         let found = paths.spec_replicas.iter().try_fold(object, |v, k| v.get(k));
         if let Some(negative) = found.filter(|v| v.as_i64().is_some_and(|n| n < 0)) {
@@ -121,11 +121,14 @@ pub fn custom(validator: &Validator, kind: &Kind, live: Option<&Value>, object: 
     errors
 }
 
-/// The CEL rules of a custom kind.
+/// The CEL rules of a custom kind. Those that are about nothing that has changed hold as they held.
 fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
     let Some(rules) = &kind.rules else {
         return Vec::new();
     };
+    if live.is_some_and(|live| kind.ruled.iter().all(|field| live[field] == object[field])) {
+        return Vec::new();
+    }
     let root = RootContext { api_version: kind.api_version.clone(), api_group: kind.group().to_owned(), kind: kind.kind.clone() };
     let Err(broken) = validator.validate_compiled_with_context(rules, object, live, Some(&root)) else {
         return Vec::new();
@@ -155,6 +158,7 @@ pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
         "pods" => {
             pod_spec(&object["spec"], "spec", &mut errors);
             if let Some(live) = live
+                && live["spec"] != object["spec"]
                 && without_images(&live["spec"]) != without_images(&object["spec"])
             {
                 let why = "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations`, `spec.terminationGracePeriodSeconds`";

@@ -35,6 +35,8 @@ pub struct Event {
 #[derive(Debug, Clone, Default)]
 pub struct Store {
     tables: BTreeMap<Arc<str>, BTreeMap<ObjectKey, Arc<Value>>>,
+    /// When a kind was written last.
+    written: BTreeMap<Arc<str>, u64>,
     log: VecDeque<Arc<Event>>,
     revision: u64,
     /// Events up to and including this revision are forgotten.
@@ -51,6 +53,11 @@ impl Store {
 
     pub fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    /// The revision of the last write to a kind.
+    pub fn written(&self, kind: &str) -> u64 {
+        self.written.get(kind).copied().unwrap_or(0)
     }
 
     pub fn get(&self, kind: &str, key: &ObjectKey) -> Option<&Arc<Value>> {
@@ -80,6 +87,7 @@ impl Store {
             Change::Added | Change::Modified => table.insert(key, object.clone()),
         };
         let revision = self.revision;
+        self.written.insert(kind.clone(), revision);
         let event = Event { revision, at, actor: actor.into(), kind: kind.clone(), change, object: object.clone(), before };
         self.log.push_back(Arc::new(event));
         if self.log.len() > LOG_LIMIT {

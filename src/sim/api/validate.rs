@@ -5,10 +5,10 @@ use serde_json::Value;
 use super::error::FieldError;
 use super::schema::{ListType, Schema, Shape};
 
-/// All breaches of `schema` in a whole object, in field order.
-pub fn validate(schema: &Schema, object: &Value) -> Vec<FieldError> {
+/// All breaches of `schema` in a whole object, in field order. Fields that are as they are in `live` were checked when they came.
+pub fn validate(schema: &Schema, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    check(schema, object, "", &mut errors);
+    check_new(schema, live, object, &mut String::new(), &mut errors);
     errors
 }
 
@@ -22,7 +22,7 @@ pub fn wrong_type<'a>(schema: &Schema, value: &'a Value, path: &str) -> Option<(
     match value {
         // As Go names fields: without map keys and list indices.
         Value::Object(map) => map.iter().find_map(|(k, v)| match schema.properties.get(k) {
-            Some(inner) => wrong_type(inner, v, &join(path, k)),
+            Some(inner) => wrong_type(inner, v, "").map(|(rest, value, wanted)| (join(path, &join(k, &rest)), value, wanted)),
             None => wrong_type(schema.additional.as_deref()?, v, path),
         }),
         Value::Array(items) => {
@@ -33,13 +33,18 @@ pub fn wrong_type<'a>(schema: &Schema, value: &'a Value, path: &str) -> Option<(
     }
 }
 
-fn check(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+/// `path` is lent: it comes back as it was.
+fn check(schema: &Schema, value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
+    check_new(schema, None, value, path, errors);
+}
+
+fn check_new(schema: &Schema, before: Option<&Value>, value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
     if value.is_null() && schema.nullable {
         return;
     }
     if let Some(wanted) = mismatch(schema.shape, value) {
         let why = format!("{path} in body must be of type {wanted}: {}", type_name(value));
-        errors.push(FieldError::type_invalid(path, &type_name(value), why));
+        errors.push(FieldError::type_invalid(&*path, &type_name(value), why));
         return;
     }
     check_scalar(schema, value, path, errors);
@@ -49,9 +54,13 @@ fn check(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError
                 errors.push(FieldError::required(join(path, name), ""));
             }
             check_size(schema, map.len(), "properties", path, value, errors);
-            for (k, v) in map {
+            for (k, v) in map.iter().filter(|(k, v)| before.is_none_or(|before| before.get(k) != Some(v))) {
                 if let Some(inner) = schema.field(k) {
-                    check(inner, v, &join(path, k), errors);
+                    let end = path.len();
+                    path.push_str(if path.is_empty() { "" } else { "." });
+                    path.push_str(k);
+                    check(inner, v, path, errors);
+                    path.truncate(end);
                 }
             }
         }
@@ -59,7 +68,10 @@ fn check(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError
             check_size(schema, items.len(), "items", path, value, errors);
             for (i, v) in items.iter().enumerate() {
                 if let Some(inner) = &schema.items {
-                    check(inner, v, &format!("{path}[{i}]"), errors);
+                    let end = path.len();
+                    path.push_str(&format!("[{i}]"));
+                    check(inner, v, path, errors);
+                    path.truncate(end);
                 }
             }
             check_unique(schema, items, path, errors);
@@ -138,17 +150,17 @@ fn check_unique(schema: &Schema, items: &[Value], path: &str, errors: &mut Vec<F
     }
 }
 
-fn check_combinations(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn check_combinations(schema: &Schema, value: &Value, path: &mut String, errors: &mut Vec<FieldError>) {
     let fits = |s: &Schema| {
         let mut inner = Vec::new();
-        check(s, value, path, &mut inner);
+        check(s, value, &mut String::new(), &mut inner);
         inner.is_empty()
     };
     let checks = &schema.checks;
     for part in &checks.all_of {
         check(part, value, path, errors);
     }
-    let mut say = |why: &str| errors.push(FieldError::invalid_custom(path, value, format!("{path} in body {why}")));
+    let mut say = |why: &str| errors.push(FieldError::invalid_custom(&*path, value, format!("{path} in body {why}")));
     if !checks.any_of.is_empty() && !checks.any_of.iter().any(fits) {
         say("must validate at least one schema (anyOf)");
     }
@@ -189,7 +201,10 @@ fn type_name(value: &Value) -> String {
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    match (path, name) {
+        ("", one) | (one, "") => one.to_owned(),
+        (path, name) => format!("{path}.{name}"),
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +214,7 @@ mod tests {
 
     fn breaches(schema: Value, value: Value) -> Vec<String> {
         let schema = Schema::from_crd(&json!({"type": "object", "properties": {"x": schema}}));
-        let errors = validate(&schema, &json!({"x": value}));
+        let errors = validate(&schema, None, &json!({"x": value}));
         errors.into_iter().map(|e| format!("{} {}", e.field, e.reason)).collect()
     }
 

@@ -169,20 +169,11 @@ impl ApiServer {
             });
         }
         let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
-        let mut object = if part == Part::Scale { scale::or_empty(kind, &live) } else { (*live).clone() };
-        match content_type {
-            "application/json-patch+json" => patch::json_patch(&mut object, &request.body)?,
-            "application/merge-patch+json" => patch::merge_patch(&mut object, &request.body),
-            "application/strategic-merge-patch+json" if !kind.custom => {
-                patch::strategic_patch(Some(&kind.schema), &mut object, &request.body);
-            }
-            _ => return Err(ApiError::unsupported_media_type(Some(kind))),
+        let mut object = patched(kind, &live, part, content_type, &request.body)?;
+        if let Err(error) = normalize::check_types(kind, &mut object) {
+            let whole = patched(kind, &live, part, content_type, &request.body)?;
+            return Err(ApiError::undecodable_patch(&whole.to_string(), &error.message));
         }
-        if part == Part::Scale {
-            object = scale::written_back(kind, &live, &object)?;
-        }
-        let patched = object.to_string();
-        normalize::check_types(kind, &mut object).map_err(|e| ApiError::undecodable_patch(&patched, &e.message))?;
         self.revise(kind, key, part, caller, object).map(|o| (200, o))
     }
 
@@ -354,6 +345,20 @@ impl ApiServer {
         Arc::make_mut(&mut self.kinds).install(custom);
         Ok(())
     }
+}
+
+/// A live object with a patch laid over it.
+fn patched(kind: &Kind, live: &Value, part: Part, content_type: &str, patch: &Value) -> Result<Value, ApiError> {
+    let mut object = if part == Part::Scale { scale::or_empty(kind, live) } else { live.clone() };
+    match content_type {
+        "application/json-patch+json" => patch::json_patch(&mut object, patch)?,
+        "application/merge-patch+json" => patch::merge_patch(&mut object, patch),
+        "application/strategic-merge-patch+json" if !kind.custom => {
+            patch::strategic_patch(Some(&kind.schema), &mut object, patch);
+        }
+        _ => return Err(ApiError::unsupported_media_type(Some(kind))),
+    }
+    if part == Part::Scale { scale::written_back(kind, live, &object) } else { Ok(object) }
 }
 
 fn refuse_unknown(kind: &Kind, object: &Value, caller: &Caller) -> Result<(), ApiError> {

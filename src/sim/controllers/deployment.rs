@@ -153,6 +153,9 @@ fn is_copied(key: &str) -> bool {
 }
 
 fn note_revision(writer: &mut Writer<'_>, deployment: &Value, number: i64) {
+    if revision(deployment) == number {
+        return;
+    }
     writer.change_status(DEPLOYMENTS, &key(deployment), |d| {
         if !d["metadata"]["annotations"].is_object() {
             d["metadata"]["annotations"] = json!({});

@@ -27,7 +27,7 @@ impl Endpoints {
             let slice_key = (namespace(service).to_owned(), slice_name(service));
             let live = api.get(ENDPOINT_SLICES, &slice_key.0, &slice_key.1).cloned();
             let (endpoints, ports) = wanted(service, &pods);
-            let same = live.as_ref().is_some_and(|l| or_empty(&l["endpoints"]) == endpoints && or_empty(&l["ports"]) == ports);
+            let same = live.as_ref().is_some_and(|l| is_list(&l["endpoints"], &endpoints) && is_list(&l["ports"], &ports));
             if same {
                 self.outdated.remove(&key(service));
                 continue;
@@ -80,8 +80,9 @@ fn slice_name(service: &Value) -> String {
     format!("{}-{}", name(service), uid(service).get(..5).unwrap_or("x"))
 }
 
-fn or_empty(list: &Value) -> Value {
-    if list.is_null() { json!([]) } else { list.clone() }
+/// An empty list is stored as nothing.
+fn is_list(live: &Value, wanted: &Value) -> bool {
+    if live.is_null() { wanted.as_array().is_some_and(Vec::is_empty) } else { live == wanted }
 }
 
 /// The endpoints and ports that a Service's slice shall have.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::objects::{Writer, has_finalizer, is_deleting, key, namespace, owners, text, uid};
-use crate::sim::api::{ApiServer, DeleteOptions, Propagation};
+use crate::sim::api::{ApiServer, Change, DeleteOptions, Event, Propagation};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
@@ -51,17 +51,38 @@ impl Graph {
     }
 }
 
-pub fn step(api: &mut ApiServer, now: Timestamp) -> Option<Timestamp> {
-    let graph = Graph::of(api);
-    let mut writer = Writer::new(api, ACTOR, now);
-    for item in &graph.items {
-        if is_deleting(&item.1) {
-            finish_owner(&graph, item, &mut writer);
-        } else if owners(&item.1).next().is_some() {
-            judge_dependent(&graph, item, &mut writer);
+/// Remembers up to where it has followed the server's writes.
+#[derive(Clone, Default)]
+pub struct Collector {
+    seen: u64,
+}
+
+impl Collector {
+    pub fn step(&mut self, api: &mut ApiServer, now: Timestamp) {
+        let seen = std::mem::replace(&mut self.seen, api.revision());
+        if api.forgotten() <= seen && !api.since(seen).any(|event| concerns(event)) {
+            return;
+        }
+        let graph = Graph::of(api);
+        let mut writer = Writer::new(api, ACTOR, now);
+        for item in &graph.items {
+            if is_deleting(&item.1) {
+                finish_owner(&graph, item, &mut writer);
+            } else if owners(&item.1).next().is_some() {
+                judge_dependent(&graph, item, &mut writer);
+            }
         }
     }
-    None
+}
+
+/// Whether a write changes who depends on whom, or what goes.
+fn concerns(event: &Event) -> bool {
+    let fields = |object: &Value| {
+        let metadata = &object["metadata"];
+        [&metadata["ownerReferences"], &metadata["finalizers"], &metadata["deletionTimestamp"]].map(Clone::clone)
+    };
+    event.change == Change::Deleted
+        || event.before.as_deref().map_or_else(|| [Value::Null, Value::Null, Value::Null], fields) != fields(&event.object)
 }
 
 /// An owner that is being deleted: orphan its dependents, or wait until those that block it are gone.

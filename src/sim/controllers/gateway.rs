@@ -130,6 +130,9 @@ impl Default for Gateway {
 
 const KINDS: [&str; 2] = [HTTP_ROUTES, GRPC_ROUTES];
 
+/// What a gateway goes by.
+pub const READ: [&str; 5] = [GATEWAYS, HTTP_ROUTES, GRPC_ROUTES, SERVICES, ENDPOINT_SLICES];
+
 impl Gateway {
     /// What traffic sees now.
     pub fn programmed(&self) -> &Arc<Programmed> {
@@ -289,7 +292,11 @@ fn endpoints(api: &ApiServer, (ns, service, port): &Cluster) -> Option<Vec<Endpo
 /// Every Gateway is accepted and programmed at once.
 fn accept_gateways(api: &mut ApiServer, now: Timestamp) {
     let at = seconds(now);
-    for gateway in all(api, GATEWAYS) {
+    let is_accepted = |gateway: &Value| {
+        let programmed = condition(gateway, "Programmed");
+        programmed.is_some_and(|condition| condition["observedGeneration"] == gateway["metadata"]["generation"])
+    };
+    for gateway in all(api, GATEWAYS).into_iter().filter(|gateway| !is_accepted(gateway)) {
         Writer::new(api, "gateway-controller", now).change_status(GATEWAYS, &key(&gateway), |g| {
             for kind in ["Accepted", "Programmed"] {
                 set_condition(g, kind, "True", kind, "", &at);

@@ -64,6 +64,8 @@ struct Track {
     /// Set by a test: overrides what the behaviour says about readiness.
     forced: Option<bool>,
     ends: Option<Timestamp>,
+    /// The pod as it was tended last, and when something is due for it next.
+    tended: Option<(Arc<Value>, Option<Timestamp>)>,
 }
 
 /// The node agent, and the scheduler that gives it every pod.
@@ -73,16 +75,19 @@ pub struct Kubelet {
     tracks: BTreeMap<String, Track>,
     address_prefix: Option<[u8; 2]>,
     addresses: u16,
+    /// How pods behave has been changed since the last look.
+    changed: bool,
 }
 
 impl Kubelet {
     pub fn new(address_prefix: Option<[u8; 2]>) -> Self {
-        Self { images: BTreeMap::new(), tracks: BTreeMap::new(), address_prefix, addresses: 0 }
+        Self { images: BTreeMap::new(), tracks: BTreeMap::new(), address_prefix, addresses: 0, changed: false }
     }
 
     /// How the pods of an image behave from now on, those that run already included.
     pub fn set_behaviour(&mut self, image: &str, behaviour: Behaviour) {
         self.images.insert(image.to_owned(), behaviour);
+        self.changed = true;
     }
 
     /// Makes one pod ready or not, whatever its image says; `None` leaves it to the image again.
@@ -90,6 +95,15 @@ impl Kubelet {
         if let Some(track) = self.tracks.get_mut(pod_uid) {
             track.forced = ready;
         }
+        self.changed = true;
+    }
+
+    /// Whether how pods behave has been changed since this was asked last.
+    pub(super) fn is_changed(&mut self) -> bool {
+        if self.changed {
+            self.tracks.values_mut().for_each(|track| track.tended = None);
+        }
+        std::mem::take(&mut self.changed)
     }
 
     fn behaviour(&self, pod: &Value) -> Behaviour {
@@ -112,7 +126,16 @@ impl Kubelet {
         let mut due = None;
         let mut writer = Writer::new(api, "kubelet", now);
         for pod in &pods {
-            due = sooner(due, self.tend(&mut writer, pod));
+            let tended = self.tracks.get(uid(pod)).and_then(|track| track.tended.as_ref());
+            let same = tended.filter(|(seen, due)| Arc::ptr_eq(seen, pod) && due.is_none_or(|due| due > now));
+            let next = match same {
+                Some((_, next)) => *next,
+                None => self.tend(&mut writer, pod),
+            };
+            if let Some(track) = self.tracks.get_mut(uid(pod)) {
+                track.tended = Some((pod.clone(), next));
+            }
+            due = sooner(due, next);
         }
         due
     }
@@ -129,7 +152,7 @@ impl Kubelet {
         if !self.tracks.contains_key(uid(pod)) {
             let address = self.next_address();
             let phase = Phase::Pending(after(now, behaviour.start));
-            let track = Track { phase, address, started: None, restarts: 0, forced: None, ends: None };
+            let track = Track { phase, address, started: None, restarts: 0, forced: None, ends: None, tended: None };
             self.tracks.insert(uid(pod).to_owned(), track);
         }
         let track = self.tracks.get_mut(uid(pod))?;

@@ -1,6 +1,8 @@
 //! What a cluster does by itself: its controllers, as one deterministic step over the API server's state.
-//! Each looks at everything there is and does what is due; the step says when something will be due next.
+//! Each looks at everything there is and does what is due, where something that it reads has changed or is due; the step says when
+//! something will be due next.
 
+mod alarm;
 mod availability;
 mod deployment;
 mod endpoints;
@@ -17,6 +19,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::api::ApiServer;
+use alarm::Alarm;
+use objects::{DEPLOYMENTS, ENDPOINT_SLICES, PODS, REPLICA_SETS, SERVICES};
 
 pub use gateway::{Backend, Cluster, Endpoint, Programmed, Route, Rule};
 pub use kubelet::Behaviour;
@@ -51,6 +55,18 @@ pub struct Controllers {
     pub kubelet: kubelet::Kubelet,
     pub gateway: gateway::Gateway,
     endpoints: endpoints::Endpoints,
+    garbage: garbage::Collector,
+    alarms: Alarms,
+}
+
+/// When each controller looks again.
+#[derive(Clone, Default)]
+struct Alarms {
+    deployment: Alarm,
+    replicaset: Alarm,
+    kubelet: Alarm,
+    endpoints: Alarm,
+    gateway: Alarm,
 }
 
 /// More rounds than any chain of controllers that wait for each other needs; beyond them, two of them fight.
@@ -64,21 +80,32 @@ impl Controllers {
             kubelet: kubelet::Kubelet::new(address_prefix),
             gateway: gateway::Gateway::default(),
             endpoints: endpoints::Endpoints::default(),
+            garbage: garbage::Collector::default(),
+            alarms: Alarms::default(),
         }
+    }
+
+    /// Every controller looks at everything at the next step: something besides the server's objects has changed.
+    pub fn look_again(&mut self) {
+        self.alarms = Alarms::default();
     }
 
     /// Does all that is due now; returns when something will be due next, if nothing else happens.
     pub fn step(&mut self, api: &mut ApiServer, now: Timestamp) -> Option<Timestamp> {
+        if self.kubelet.is_changed() {
+            self.alarms.kubelet = Alarm::default();
+        }
+        let Self { timing, kubelet, gateway, endpoints, garbage, alarms } = self;
         for _ in 0..MAX_ROUNDS {
             let before = api.revision();
+            namespace::step(api, now);
+            garbage.step(api, now);
             let due = [
-                namespace::step(api, now),
-                garbage::step(api, now),
-                deployment::step(api, now),
-                replicaset::step(api, now),
-                self.kubelet.step(api, now),
-                self.endpoints.step(api, now, self.timing.endpoints),
-                self.gateway.step(api, now, &self.timing),
+                alarms.deployment.answer(api, now, &[DEPLOYMENTS, REPLICA_SETS], |api| deployment::step(api, now)),
+                alarms.replicaset.answer(api, now, &[REPLICA_SETS, PODS], |api| replicaset::step(api, now)),
+                alarms.kubelet.answer(api, now, &[PODS], |api| kubelet.step(api, now)),
+                alarms.endpoints.answer(api, now, &[SERVICES, PODS, ENDPOINT_SLICES], |api| endpoints.step(api, now, timing.endpoints)),
+                alarms.gateway.answer(api, now, &gateway::READ, |api| gateway.step(api, now, timing)),
             ];
             if api.revision() == before {
                 return due.into_iter().flatten().min();

@@ -96,15 +96,16 @@ fn report(writer: &mut Writer<'_>, set: &Value, mine: &[Arc<Value>]) -> Option<T
             None => {}
         }
     }
-    writer.change_status(REPLICA_SETS, &key(set), |s| {
-        s["status"] = json!({
-            "replicas": mine.len(), "fullyLabeledReplicas": labelled, "readyReplicas": ready,
-            "availableReplicas": available, "observedGeneration": set["metadata"]["generation"],
-        });
-        // Zero is stored as nothing.
-        if let Some(status) = s["status"].as_object_mut() {
-            status.retain(|k, v| k == "replicas" || v != &json!(0));
-        }
+    let mut status = json!({
+        "replicas": mine.len(), "fullyLabeledReplicas": labelled, "readyReplicas": ready,
+        "availableReplicas": available, "observedGeneration": set["metadata"]["generation"],
     });
+    // Zero is stored as nothing.
+    if let Some(status) = status.as_object_mut() {
+        status.retain(|k, v| k == "replicas" || v != &json!(0));
+    }
+    if set["status"] != status {
+        writer.change_status(REPLICA_SETS, &key(set), |s| s["status"] = status);
+    }
     due
 }

@@ -38,7 +38,7 @@ struct Judged {
     hash: String,
     /// Those that nobody else has taken away since.
     pods: BTreeSet<String>,
-    /// How many it had, those that were not ready included: what is beyond those that are wanted, its ReplicaSet stops as it likes.
+    /// The most that it has had since, those that were not ready or came later included: what is beyond those that are wanted, its ReplicaSet stops as it likes.
     all: usize,
     /// The fewest that were wanted since.
     wanted: i64,
@@ -110,6 +110,7 @@ impl Course {
         }
         if let Some(judged) = self.judged.get_mut(&key) {
             judged.wanted = judged.wanted.min(wanted);
+            judged.all = judged.all.max(world.all("pods").filter(|pod| hash_of(pod) == judged.hash && !is_leaving(pod)).count());
         }
         let serves = &after["status"]["stableRevision"];
         if after["status"]["phase"] == "Healthy" || self.judged.get(&key).is_some_and(|judged| *serves != judged.hash.as_str()) {
@@ -219,8 +220,11 @@ fn s2_a_rejection_is_marked_when_the_traffic_has_moved(world: &World, before: &V
     }
 }
 
+/// A route as Git has it may list both Services, which select the same pods then: it was never split.
 fn nothing_is_left_for_the_canary(world: &World, rollout: &Value) -> Result<(), String> {
-    match world.routes_of(rollout).find(|route| share(rollout, route) > 0.0) {
+    let record = format!("{}{}", keys::ROUTE_RECORD_PREFIX, text(&rollout["metadata"]["name"]));
+    let is_split = |route: &Value| !route["metadata"]["annotations"][&record].is_null() || world.canary_hash(rollout).is_some();
+    match world.routes_of(rollout).find(|route| is_split(route) && share(rollout, route) > 0.0) {
         Some(route) => Err(format!(
             "S2: the abort is written down while route {} gives the canary {}",
             text(&route["metadata"]["name"]),
