@@ -7,7 +7,7 @@ use sluice::{
     api::rollout::RouteKind,
     core::{
         patch::{Action, Write},
-        route::{Pair, Route},
+        route::{Pair, Route, names},
         spec::Weight,
     },
     world::project,
@@ -194,6 +194,18 @@ impl World {
             None => Ok(()),
         }
     }
+}
+
+#[test]
+fn a_service_of_the_same_name_in_another_namespace_is_somebody_elses() {
+    let is_ours = |namespace: Option<&str>| {
+        let mut backend = json!({"name": "api", "port": 80});
+        if let Some(namespace) = namespace {
+            backend["namespace"] = json!(namespace);
+        }
+        names(&backend, "default", "api")
+    };
+    assert_eq!((is_ours(None), is_ours(Some("default")), is_ours(Some("other-team"))), (true, true, false));
 }
 
 proptest! {

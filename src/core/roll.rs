@@ -197,9 +197,11 @@ impl Draft<'_> {
         }
     }
 
-    /// Whether the canary has all of a portion, in every route.
+    /// Whether the canary has less than a portion in any route. Of a Service that has no share in any rule, it has all that there is.
     fn lacks(&self, portion: &Portion) -> bool {
-        self.live_weight() < portion.weight || self.routes().iter().any(|route| route.lacks(portion, self.spec.denominator()))
+        let (routes, denominator) = (self.routes(), self.spec.denominator());
+        let less = self.live_weight() < portion.weight || routes.iter().any(|route| route.lacks(portion, denominator));
+        less && !routes.iter().all(|route| route.has(portion, denominator))
     }
 
     /// Whether the canary has anything that is not of a portion.

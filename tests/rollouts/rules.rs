@@ -137,17 +137,3 @@ fn a_service_with_several_ports_is_split_on_each_and_its_canary_has_them_all() {
     assert_eq!(canaries, [80, 81], "{refs:#}");
     promoted(&mut shop);
 }
-
-#[test]
-fn a_service_of_the_same_name_in_another_namespace_is_somebody_elses() {
-    let mut theirs = backend("api", 80, Some(3));
-    theirs["namespace"] = json!("other-team");
-    let mut shop = shop_with(json!([theirs, backend("api", 80, Some(1))]));
-    halfway(&mut shop);
-    let refs = shop.get(Watched::HttpRoute, "shop")["spec"]["rules"][0]["backendRefs"].clone();
-    let weights: Vec<_> = refs.as_array().unwrap().iter().map(|b| (b["namespace"].clone(), b["weight"].as_u64().unwrap())).collect();
-    let whole: u64 = weights.iter().map(|(_, weight)| weight).sum();
-    assert_eq!(weights.len(), 3, "{refs:#}");
-    assert_eq!(weights[0], (json!("other-team"), whole / 4 * 3), "{refs:#}");
-    promoted(&mut shop);
-}
