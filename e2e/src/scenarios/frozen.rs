@@ -1,5 +1,6 @@
 //! A leader freezes in the middle of a write, for longer than its lease; another one takes over and goes on. Then the write arrives, and the
-//! old leader wakes up: nothing of what it does takes effect on anything that its successor has touched.
+//! old leader wakes up: nothing of what it does changes anything that its successor
+//! has touched, and what it makes anew goes again.
 
 use std::sync::{
     Arc,
@@ -25,17 +26,21 @@ use crate::{
 };
 
 /// Pairs of controllers at the same time.
-const BESIDE: usize = 6;
+const BESIDE: usize = 8;
 /// The old leader freezes at these writes after the release.
-const WRITES: [usize; 12] = [1, 3, 5, 7, 9, 11, 13, 15, 17, 20, 23, 26];
+const WRITES: [usize; 8] = [1, 3, 5, 7, 9, 17, 23, 26];
 
 pub async fn run(test: &Test) -> Result<()> {
     let pairs = async {
         let each = stream::iter(WRITES).map(|n| async move { pair(test, n).await.with_context(|| format!("frozen at write {n}")) });
         let all: Vec<Option<Entry>> = each.buffer_unordered(BESIDE).try_collect().await?;
         let held: Vec<String> = all.into_iter().flatten().map(|entry| entry.to_string()).collect();
-        ensure!(held.len() >= 10, "only {} leaders froze in a write: {held:#?}", held.len());
-        test.say(format!("{} leaders froze in a write; what they had sent came to nothing:\n  {}", held.len(), held.join("\n  ")));
+        ensure!(held.len() >= 7, "only {} leaders froze in a write: {held:#?}", held.len());
+        test.say(format!(
+            "{} leaders froze in a write; nothing that its successor had done was changed by it:\n  {}",
+            held.len(),
+            held.join("\n  ")
+        ));
         Ok(())
     };
     without_installed(&test.cluster, pairs).await
@@ -100,6 +105,7 @@ async fn pair(test: &Test, n: usize) -> Result<Option<Entry>> {
     freeze_at.store(u32::try_from(old_proxy.writes() + n)?, Ordering::SeqCst);
     app.release("v2", &[]).await?;
     let status = space.until_healthy("api", "sluice.dev/app:v2", seconds(120)).await?;
+    let left = names(&space).await?;
     let before = old_proxy.entries().len();
     go_on.send_replace(true);
     old.signal("CONT").await?;
@@ -111,13 +117,17 @@ async fn pair(test: &Test, n: usize) -> Result<Option<Entry>> {
     })
     .await?;
     let late: Vec<Entry> = old_proxy.entries().split_off(before);
-    let effect: Vec<String> = late
-        .iter()
-        .filter(|entry| entry.asked.write.is_some() && entry.answer.is_some_and(|code| code.is_success()))
-        .map(ToString::to_string)
-        .collect();
-    ensure!(effect.is_empty(), "writes of the old leader took effect after its successor was done: {effect:#?}");
+    let took_effect = |entry: &&Entry| entry.asked.write.is_some() && entry.answer.is_some_and(|code| code.is_success());
+    // What does not exist carries no epoch: something may be made that its successor has taken away already. It goes again.
+    let changed: Vec<String> =
+        late.iter().filter(took_effect).filter(|entry| entry.asked.method != "POST").map(ToString::to_string).collect();
+    ensure!(changed.is_empty(), "writes of the old leader took effect after its successor was done: {changed:#?}");
     let held = late.into_iter().find(|entry| entry.fault == "late");
+    wait_for("there is nothing but what its successor has left", seconds(20), async || {
+        let now = names(&space).await?;
+        Ok(when(now == left, || format!("{now:?}, and not {left:?}")))
+    })
+    .await?;
     same_end(&space, &status, &timeline).await?;
     test.stop(load).await?.ensure_no_failures()?;
     space.delete().await?;
@@ -125,12 +135,22 @@ async fn pair(test: &Test, n: usize) -> Result<Option<Entry>> {
     Ok(held)
 }
 
+/// What is there of the kinds that a rollout makes.
+async fn names(space: &Space) -> Result<Vec<String>> {
+    let mut names = vec![];
+    for kind in ["Service", "ReplicaSet", "ControllerRevision", "AnalysisRun"] {
+        names.extend(space.list(kind).await?.iter().map(|object| format!("{kind} {}", object["metadata"]["name"])));
+    }
+    names.sort();
+    Ok(names)
+}
+
 async fn same_end(space: &Space, status: &RolloutStatus, timeline: &Timeline) -> Result<()> {
     let ended: Vec<RolloutOutcome> = status.history.iter().map(|entry| entry.outcome).collect();
     ensure!(ended == [RolloutOutcome::Promoted], "the history says {ended:?}");
     let weights = timeline.weights()?;
     ensure!(weights == [25.0, 50.0, 100.0], "the weights that were observed are {weights:?}");
-    let now = space.status("api").await?;
-    ensure!(now == *status, "the status has changed since: {now:?}, was {status:?}");
+    let now = space.until_healthy("api", "sluice.dev/app:v2", seconds(30)).await?;
+    ensure!(now.history == status.history, "the history has changed since: {:?}, was {:?}", now.history, status.history);
     Ok(())
 }
