@@ -8,6 +8,7 @@ mod missing;
 mod plan;
 mod repair;
 mod restart;
+mod rules;
 mod scale;
 mod shop;
 mod take_over;
