@@ -46,7 +46,7 @@ fn whatever_happens_the_promises_hold() {
     }
     let many = Many {
         start: number("SLUICE_SEED_START", 1),
-        count: number("SLUICE_SEEDS", 16),
+        count: number("SLUICE_SEEDS", 100),
         begun: Instant::now(),
         next: AtomicU64::new(0),
         failed: Mutex::new(vec![]),

@@ -41,6 +41,7 @@ impl Tally {
             }
             // Scope, revision and stage: `roll/5d9c8/003-CanaryReady`.
             let stage = status["transition"]["what"].as_str().filter(|_| is_news("transition"));
+            let stage = stage.filter(|what| what.starts_with("roll/") || what.starts_with("home/"));
             if let Some((scope, stage)) = stage.and_then(|what| Some((what.split('/').next()?, what.rsplit('/').next()?.get(4..)?))) {
                 add(&mut self.stages, &format!("{scope} {stage}"), 1);
             }
