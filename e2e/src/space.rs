@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client, ResourceExt,
@@ -141,6 +141,20 @@ impl Space {
         }
         object.as_object_mut().context("an object")?.remove("status");
         Ok(object)
+    }
+
+    /// Route and Service of this name, as the user applied them.
+    pub async fn in_git(&self, name: &str) -> Result<[Value; 2]> {
+        Ok([self.snapshot("HTTPRoute", name).await?, self.snapshot("Service", name).await?])
+    }
+
+    /// They are what they were before.
+    pub async fn ensure_as_in_git(&self, name: &str, before: &[Value; 2]) -> Result<()> {
+        for (before, after) in before.iter().zip(self.in_git(name).await?) {
+            let differences = differences(before, &after);
+            ensure!(differences.is_empty(), "{} is not what was applied:\n{differences}", after["kind"]);
+        }
+        Ok(())
     }
 
     pub async fn list(&self, kind: &str) -> Result<Vec<Value>> {

@@ -21,13 +21,18 @@ fn shop_with(backends: Value) -> Shop {
         let spec = json!({"selector": {"app": "other"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]});
         shop.apply(Watched::Service, json!({"metadata": {"name": name}, "spec": spec}));
     }
+    roll_behind(&mut shop, backends);
+    shop
+}
+
+/// Git's route has this one rule, and a Rollout comes.
+fn roll_behind(shop: &mut Shop, backends: Value) {
     shop.route(json!([{"backendRefs": backends}]));
     shop.wait(5);
     shop.drive.promises.broken.clear(); // before there was a Rollout
     shop.remember();
     shop.rollout("api", json!({}));
     shop.wait(60);
-    shop
 }
 
 /// The canary's share of what the Service has in the first rule, in percent.
@@ -120,11 +125,7 @@ fn a_service_with_several_ports_is_split_on_each_and_its_canary_has_them_all() {
         {"name": "admin", "port": 81, "targetPort": 9090, "protocol": "TCP"},
     ]);
     shop.apply(Watched::Service, json!({"metadata": {"name": "api"}, "spec": {"selector": {"app": "api"}, "ports": ports}}));
-    shop.route(json!([{"backendRefs": [backend("api", 80, Some(4)), backend("other", 80, None), backend("api", 81, None)]}]));
-    shop.wait(5);
-    shop.drive.promises.broken.clear(); // before there was a Rollout
-    shop.remember();
-    shop.rollout("api", json!({}));
+    roll_behind(&mut shop, json!([backend("api", 80, Some(4)), backend("other", 80, None), backend("api", 81, None)]));
     halfway(&mut shop);
     let fields = |name: &str| {
         let ports = shop.get(Watched::Service, name)["spec"]["ports"].clone();

@@ -9,7 +9,7 @@ use sluice::api::{
     status::{RolloutOutcome, Weights},
 };
 
-use crate::{space::differences, test::Test, timeline::Timeline, wait::seconds};
+use crate::{test::Test, timeline::Timeline, wait::seconds};
 
 /// A moment of a rollout, told from its status.
 type Moment<'a> = (&'a str, &'a dyn Fn(&RolloutStatus) -> bool);
@@ -18,7 +18,7 @@ pub async fn run(test: &Test) -> Result<()> {
     let mut app = test.app("api")?;
     app.pace(6, 5, 5, 30);
     app.deploy(3).await?;
-    let before = [test.space.snapshot("HTTPRoute", "api").await?, test.space.snapshot("Service", "api").await?];
+    let before = test.space.in_git("api").await?;
     app.roll().await?;
 
     let load = app.load(150)?;
@@ -51,10 +51,5 @@ pub async fn run(test: &Test) -> Result<()> {
     serving.retain(|_, pod| !pod.deleting);
     let pods: BTreeSet<&String> = records.0.iter().filter(|record| record.version == "v2").map(|record| &record.pod).collect();
     ensure!(pods.len() == serving.len() && serving.len() == 3, "v2 answered from {pods:?}, the pods at the end are {serving:?}");
-    let after = [test.space.snapshot("HTTPRoute", "api").await?, test.space.snapshot("Service", "api").await?];
-    for (before, after) in before.iter().zip(&after) {
-        let differences = differences(before, after);
-        ensure!(differences.is_empty(), "{} is not what was applied:\n{differences}", after["kind"]);
-    }
-    Ok(())
+    test.space.ensure_as_in_git("api", &before).await
 }

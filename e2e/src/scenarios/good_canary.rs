@@ -8,7 +8,6 @@ use anyhow::{Result, ensure};
 use crate::{
     app::App,
     load::Records,
-    space::differences,
     test::Test,
     timeline::Timeline,
     wait::{Seen, seconds, wait_for},
@@ -24,7 +23,7 @@ pub async fn run(test: &Test) -> Result<()> {
     let mut app = test.app("api")?;
     app.pace(PAUSE, 5, 6, 100);
     app.deploy(3).await?;
-    let before = [test.space.snapshot("HTTPRoute", "api").await?, test.space.snapshot("Service", "api").await?];
+    let before = test.space.in_git("api").await?;
     app.roll().await?;
     test.say("v1 is taken over; v2 goes to Git");
 
@@ -82,11 +81,7 @@ async fn at_rest(app: &App, before: &[serde_json::Value; 2]) -> Result<()> {
             app.space.apply(&app.route).await?;
             app.space.apply(&app.service).await?;
         }
-        let after = [app.space.snapshot("HTTPRoute", "api").await?, app.space.snapshot("Service", "api").await?];
-        for (before, after) in before.iter().zip(&after) {
-            let differences = differences(before, after);
-            ensure!(differences.is_empty(), "{} is not what was applied:\n{differences}", after["kind"]);
-        }
+        app.space.ensure_as_in_git("api", before).await?;
     }
     let services = app.space.list("Service").await?;
     ensure!(

@@ -18,7 +18,7 @@ use crate::{
     app::App,
     cluster::run as command,
     process::{Process, as_controller, without_installed},
-    space::{Space, differences},
+    space::Space,
     test::Test,
     timeline::Timeline,
     wait::seconds,
@@ -72,7 +72,7 @@ async fn life(test: &Test, space: &Space, kills: Vec<usize>) -> Result<(End, usi
     app.steps(json!([{"setWeight": 50}]));
     app.rollout["spec"]["traffic"]["stepGraceSeconds"] = json!(0);
     app.deploy(1).await?;
-    let before = in_git(space).await?;
+    let before = space.in_git("api").await?;
 
     let pid = Arc::new(AtomicU32::new(0));
     let at = pid.clone();
@@ -109,10 +109,7 @@ async fn lived(app: &mut App, before: &[Value; 2]) -> Result<End> {
     let timeline = Timeline::start(&space, "Rollout", "api");
     app.release("v2", &[]).await?;
     let status = space.until_healthy("api", "sluice.dev/app:v2", seconds(90)).await?;
-    for (before, after) in before.iter().zip(in_git(&space).await?) {
-        let differences = differences(before, &after);
-        ensure!(differences.is_empty(), "{} is not what was applied:\n{differences}", after["kind"]);
-    }
+    space.ensure_as_in_git("api", before).await?;
     let mut sets: Vec<(String, i64)> = vec![];
     for set in space.list("ReplicaSet").await? {
         let image = set["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
@@ -129,9 +126,4 @@ async fn lived(app: &mut App, before: &[Value; 2]) -> Result<End> {
     given_back.retain(|_, pod| !pod.deleting);
     ensure!(pods.keys().eq(given_back.keys()), "the Deployment was given other pods: {given_back:?} instead of {pods:?}");
     Ok(end)
-}
-
-/// Route and Service.
-async fn in_git(space: &Space) -> Result<[Value; 2]> {
-    Ok([space.snapshot("HTTPRoute", "api").await?, space.snapshot("Service", "api").await?])
 }

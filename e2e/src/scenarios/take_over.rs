@@ -37,7 +37,7 @@ async fn there_and_back(test: &Test) -> Result<()> {
     })
     .await?;
     let before = test.space.pods("app=api").await?;
-    let routed = [test.space.snapshot("HTTPRoute", "api").await?, test.space.snapshot("Service", "api").await?];
+    let routed = test.space.in_git("api").await?;
 
     let load = app.load(100)?;
     app.roll().await?;
@@ -57,8 +57,7 @@ async fn there_and_back(test: &Test) -> Result<()> {
     test.say("the Deployment is given back");
     same_pods(&before, &test.space.pods("app=api").await?)?;
     given_back(&app).await?;
-    let after = [test.space.snapshot("HTTPRoute", "api").await?, test.space.snapshot("Service", "api").await?];
-    ensure!(routed == after, "route and Service were {routed:?}, and are {after:?}");
+    test.space.ensure_as_in_git("api", &routed).await?;
     test.stop(load).await?.ensure_no_failures()
 }
 

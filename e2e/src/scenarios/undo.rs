@@ -9,7 +9,7 @@ use sluice::api::{Phase, RolloutStatus};
 use crate::{
     app::App,
     plugin::sluice,
-    space::{differences, in_words},
+    space::in_words,
     test::Test,
     wait::{Seen, holds_for, seconds, wait_for, when},
 };
@@ -32,7 +32,7 @@ async fn taken_over(test: &Test, name: &str, drain: u32, delay: u32) -> Result<A
 
 async fn at_rest(test: &Test) -> Result<()> {
     let mut app = taken_over(test, "api", 3, 0).await?;
-    let before = [test.space.snapshot("HTTPRoute", "api").await?, test.space.snapshot("Service", "api").await?];
+    let before = test.space.in_git("api").await?;
     let v1 = test.space.status("api").await?.stable_revision.context("no revision")?;
     let load = app.load(40)?;
     app.release("v2", &[]).await?;
@@ -62,11 +62,7 @@ async fn at_rest(test: &Test) -> Result<()> {
     app.release("v4", &[]).await?;
     app.space.until_healthy("api", "sluice.dev/app:v4", seconds(90)).await?;
     test.stop(load).await?.ensure_no_failures()?;
-    let after = [test.space.snapshot("HTTPRoute", "api").await?, test.space.snapshot("Service", "api").await?];
-    for (before, after) in before.iter().zip(&after) {
-        let differences = differences(before, after);
-        ensure!(differences.is_empty(), "{} is not what was applied:\n{differences}", after["kind"]);
-    }
+    test.space.ensure_as_in_git("api", &before).await?;
     test.say("v4 went live after it");
     Ok(())
 }
