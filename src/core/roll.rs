@@ -68,21 +68,22 @@ impl Draft<'_> {
 
     /// Steps that were edited in the middle: the rollout goes on from the first whose weight is not below the present one.
     fn follow_edits(&mut self) {
-        let (present, all, live) = (self.spec.steps_digest(), self.spec.steps.len(), self.present_weight());
+        let (present, all, weight) = (self.spec.steps_digest(), self.spec.steps.len(), self.present_weight());
         let Some(state) = &mut self.status.canary else { return };
         let before = std::mem::replace(&mut state.steps, present.clone());
         if before.is_empty() || before == present || state.promote_full {
             return;
         }
-        let index = (0..all).find(|index| self.spec.weight_at(*index).0 >= live).unwrap_or(all);
+        let index = (0..all).find(|index| self.spec.weight_at(*index).0 >= weight).unwrap_or(all);
         self.status.current_step = Some(CurrentStep { index: i32::try_from(index).unwrap_or(i32::MAX), started_at: self.time() });
         self.status.transition = None;
     }
 
-    /// The canary's weight now: in the routes, or where there are none, as far as pods were started for it.
+    /// The canary's weight now: in the routes, but no more than was given by us (Git may have put them back), or where there are none, as
+    /// far as pods were started for it.
     fn present_weight(&self) -> Weight {
-        let wanted = self.status.weights.as_ref().and_then(|w| Weight::from_percent(w.canary));
-        if self.spec.has_traffic { self.live_weight() } else { wanted.unwrap_or_default() }
+        let given = self.status.weights.as_ref().and_then(|w| Weight::from_percent(w.canary)).unwrap_or_default();
+        if self.spec.has_traffic { self.live_weight().min(given) } else { given }
     }
 
     pub fn is_rejected(&self, revision: &str) -> bool {

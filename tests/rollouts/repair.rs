@@ -189,3 +189,18 @@ fn a_route_that_is_made_again_while_another_is_split_holds_nothing_up() {
     promote_if_it_waits(&mut shop, "app:v3");
     shop.comes_to_rest();
 }
+
+#[test]
+fn steps_edited_while_git_has_put_the_route_back_go_on_from_the_weight_that_the_rollout_gave() {
+    let mut shop = Shop::open_with_both_services();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.phase() == "Paused" && s.weight() == 5.0);
+    shop.put_back(&[Watched::HttpRoute]);
+    assert_eq!(shop.weight(), 50.0, "both Services stand in Git without weights");
+    let steps = json!([{"setWeight": 5}, {"pause": {"duration": "20s"}}, {"setWeight": 40}, {"pause": {}}]);
+    shop.rollout("api", json!({"strategy": {"canary": {"steps": steps}}}));
+    shop.until("the edit is followed", |s| s.status("api")["observedGeneration"] == s.get(Watched::Rollout, "api")["metadata"]["generation"]);
+    shop.until("it pauses", |s| s.phase() == "Paused");
+    assert_eq!((shop.weight(), shop.status("api")["currentStep"]["index"].clone()), (5.0, json!(1)));
+}
