@@ -200,7 +200,9 @@ fn steps_edited_while_git_has_put_the_route_back_go_on_from_the_weight_that_the_
     assert_eq!(shop.weight(), 50.0, "both Services stand in Git without weights");
     let steps = json!([{"setWeight": 5}, {"pause": {"duration": "20s"}}, {"setWeight": 40}, {"pause": {}}]);
     shop.rollout("api", json!({"strategy": {"canary": {"steps": steps}}}));
-    shop.until("the edit is followed", |s| s.status("api")["observedGeneration"] == s.get(Watched::Rollout, "api")["metadata"]["generation"]);
+    shop.until("the edit is followed", |s| {
+        s.status("api")["observedGeneration"] == s.get(Watched::Rollout, "api")["metadata"]["generation"]
+    });
     shop.until("it pauses", |s| s.phase() == "Paused");
     assert_eq!((shop.weight(), shop.status("api")["currentStep"]["index"].clone()), (5.0, json!(1)));
 }

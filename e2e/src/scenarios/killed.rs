@@ -36,7 +36,7 @@ pub async fn run(test: &Test) -> Result<()> {
 struct End {
     outcomes: Vec<RolloutOutcome>,
     weights: Vec<f64>,
-    /// The image and the number of replicas of each ReplicaSet.
+    /// The image and the number of replicas of each ReplicaSet of the Rollout. (Those of the Deployment come when its controller is at it.)
     replica_sets: Vec<(String, i64)>,
 }
 
@@ -111,7 +111,7 @@ async fn lived(app: &mut App, before: &[Value; 2]) -> Result<End> {
     let status = space.until_healthy("api", "sluice.dev/app:v2", seconds(90)).await?;
     space.ensure_as_in_git("api", before).await?;
     let mut sets: Vec<(String, i64)> = vec![];
-    for set in space.list("ReplicaSet").await? {
+    for set in space.list("ReplicaSet").await?.iter().filter(|set| set["metadata"]["ownerReferences"][0]["kind"] == "Rollout") {
         let image = set["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
         sets.push((image, set["spec"]["replicas"].as_i64().unwrap_or_default()));
     }
