@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 .ONESHELL:
 
 NICE ?= nice
+# Property tests try the same cases each time; another seed (and PROPTEST_CASES=n) tries others.
+export PROPTEST_RNG_SEED ?= 1
 
 .PHONY: help
 help: ## This list

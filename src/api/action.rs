@@ -77,7 +77,8 @@ pub enum Verb {
     Abort,
     /// Starts the rejected version again, from the first step.
     Retry,
-    /// Goes on to the next step without waiting for the pause or the analysis of the present one.
+    /// Goes on to the next step without what the present one waits for: its pause, its analysis, or evidence at the weight before. A weight
+    /// that the present step sets is given all the same.
     SkipStep,
     /// Sends all traffic to the revision that served before, as soon as that has the pods for it, and rejects the present one.
     Undo,

@@ -189,10 +189,10 @@ impl Draft<'_> {
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
         let others = self.obs.pods.iter().any(|pod| pod.hash != stable);
         let drains = selected != Some(stable) && (self.obs.canary_service.is_some() || others);
-        if self.is_recorded() {
-            let observed = match self.take_weight_off() {
+        if self.is_recorded() || self.selects_others(stable) {
+            let observed = match self.take_weight_off(stable) {
                 true => Err("brings all traffic back to the Service".to_owned()),
-                false => self.is_off_observed(),
+                false => self.is_off_observed(stable),
             };
             let seconds = if drains { self.spec.traffic.drain_seconds } else { self.spec.traffic.step_grace_seconds };
             self.settle(stable, Stage::BackHome, observed, seconds)?;
@@ -200,13 +200,18 @@ impl Draft<'_> {
         self.ensure_canary_released(stable)
     }
 
+    /// The canary Service selects the pods of another revision than stable.
+    fn selects_others(&self, stable: &str) -> bool {
+        self.obs.canary_service.as_ref().and_then(|s| s.pinned()).is_some_and(|hash| hash != stable)
+    }
+
     /// Every route that is split gives the canary nothing. One that was put back already stays so: splitting it again, to put it back
-    /// again, would never end.
-    fn take_weight_off(&mut self) -> bool {
+    /// again, would never end. Unless the canary Service still selects other pods, and Git gives it a share.
+    fn take_weight_off(&mut self, stable: &str) -> bool {
         let (denominator, epoch) = (self.spec.denominator(), self.obs.epoch);
         let rejected = self.status.rejected.first().map(|rejected| rejected.revision.clone());
-        let routes = self.routes();
-        let split = routes.iter().filter(|r| r.record().is_some() && !r.is_off(denominator));
+        let routes = self.split_routes(stable);
+        let split = routes.iter().filter(|r| !r.is_off(denominator));
         let actions: Vec<_> = split.map(|r| r.set(&Portion::default(), denominator, rejected.as_deref(), epoch)).collect();
         let changed = !actions.is_empty();
         for action in actions {
@@ -215,10 +220,16 @@ impl Draft<'_> {
         changed
     }
 
+    /// The routes that we have split, and those that were made again from Git and give other pods than stable's a share.
+    fn split_routes(&self, stable: &str) -> Vec<super::route::Route<'_>> {
+        let leaks = self.selects_others(stable);
+        self.routes().into_iter().filter(|route| route.record().is_some() || leaks && route.is_on()).collect()
+    }
+
     /// Every route that is split gives the canary nothing, and that is taken up. A canary Service that somebody has removed cannot be
     /// resolved, which does not matter at weight 0.
-    pub fn is_off_observed(&self) -> Result<(), String> {
-        let split = self.routes().into_iter().filter(|route| route.record().is_some()).collect::<Vec<_>>();
+    pub fn is_off_observed(&self, stable: &str) -> Result<(), String> {
+        let split = self.split_routes(stable);
         if let Some(route) = split.iter().find(|route| !route.is_off(self.spec.denominator())) {
             return Err(format!("waits for {} to give the canary 0 %", route.view.meta.name));
         }

@@ -273,7 +273,7 @@ impl Draft<'_> {
         let selects_others = |service: &&ServiceView| service.pinned().map_or_else(others, |hash| hash != stable);
         let Some(service) = obs.canary_service.as_ref().filter(selects_others) else { return Ok(()) };
         if service.pinned().is_some() {
-            self.is_off_observed().or_else(|why| wait(Waiting::Progress, why))?;
+            self.is_off_observed(stable).or_else(|why| wait(Waiting::Progress, why))?;
         }
         self.pin(service, stable);
         self.settle(stable, Stage::CanaryReleased, Err(format!("makes Service {} select the stable pods", service.meta.name)), 0)

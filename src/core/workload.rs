@@ -192,6 +192,12 @@ impl Draft<'_> {
                 self.act(zeroed.unfenced(format!("set the paused Deployment {name} to 0 replicas, to see whether Helm sets them")));
             } else if !workload.paused && workload.replicas > 0 {
                 self.act(patch().add("/spec/paused", true).unfenced(format!("pause Deployment {name}: Git sets its replicas")));
+            } else if workload.paused && workload.observed_generation >= workload.meta.generation {
+                // Paused, it makes none, but scales those that it has.
+                for rs in revision::of_workload(self.obs).filter(|rs| !rs.meta.deleting) {
+                    let what = format!("remove ReplicaSet {}, which Deployment {name} made before it was paused", rs.meta.name);
+                    self.act(patch::delete(Kind::ReplicaSet, &rs.meta, what));
+                }
             }
             return Ok(());
         }
@@ -228,8 +234,15 @@ impl Draft<'_> {
             return wait(Waiting::Progress, format!("waits for the Deployment controller to look at Deployment {name}"));
         }
         if !adopted {
-            // Its own, empty ones would be scaled up instead of the one that serves.
-            let own: Vec<_> = revision::of_workload(obs).filter(|rs| rs.replicas == 0 && rs.status_replicas == 0).collect();
+            // Its own would be scaled up instead of the one that serves: they go first, empty.
+            let own: Vec<_> = revision::of_workload(obs).filter(|rs| !rs.meta.deleting).collect();
+            if own.iter().any(|rs| rs.replicas > 0 || rs.status_replicas > 0) {
+                if workload.replicas != 0 {
+                    let action = patch().add("/spec/replicas", 0);
+                    self.act(action.fenced(format!("stop the pods that Deployment {name} has started by itself"), obs.epoch));
+                }
+                return wait(Waiting::Progress, message);
+            }
             for rs in &own {
                 self.act(patch::delete(Kind::ReplicaSet, &rs.meta, format!("remove the empty ReplicaSet {}", rs.meta.name)));
             }

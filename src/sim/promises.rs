@@ -120,7 +120,7 @@ impl Promises {
         let hash = hash_of(after);
         let of_set = |rollout: &&Value| rollout["metadata"]["name"] == after["metadata"]["labels"][keys::ROLLOUT]; // none: a Deployment's own
         let Some(rollout) = world.rollouts().find(of_set).filter(|_| count(after) < count(before)) else { return Ok(()) };
-        let wanted = rollout["spec"]["replicas"].as_i64().unwrap_or(i64::MAX);
+        let wanted = world.wanted(rollout).unwrap_or(i64::MAX);
         if count(after) >= wanted {
             return Ok(()); // fewer are wanted
         }
@@ -359,6 +359,16 @@ impl<'a> World<'a> {
 
     fn run(&self, name: &str) -> Option<&'a Value> {
         self.server.get("analysisruns.sluice.dev", &self.namespace, name).map(Arc::as_ref)
+    }
+
+    /// How many pods are wanted: if the Rollout does not say, as many as its Deployment had when it was taken over.
+    fn wanted(&self, rollout: &Value) -> Option<i64> {
+        let had = || {
+            let deployment = self.server.get("deployments.apps", &self.namespace, text(&rollout["spec"]["workloadRef"]["name"]))?;
+            let record: Value = serde_json::from_str(deployment["metadata"]["annotations"][keys::WORKLOAD_RECORD].as_str()?).ok()?;
+            record["replicas"].as_i64()
+        };
+        rollout["spec"]["replicas"].as_i64().or_else(had)
     }
 
     /// The revision that the canary Service selects, if it is not stable.

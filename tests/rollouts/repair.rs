@@ -206,3 +206,38 @@ fn steps_edited_while_git_has_put_the_route_back_go_on_from_the_weight_that_the_
     shop.until("it pauses", |s| s.phase() == "Paused");
     assert_eq!((shop.weight(), shop.status("api")["currentStep"]["index"].clone()), (5.0, json!(1)));
 }
+
+#[test]
+fn pods_that_had_traffic_drain_also_where_their_route_is_deleted_meanwhile() {
+    let mut shop = Shop::open();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.phase() == "Paused" && s.weight() == 5.0);
+    let canaries = shop.pods("app:v2");
+    shop.deploy("app:v3");
+    shop.until("it has no traffic", |s| s.weight() == 0.0);
+    delete(&mut shop, Watched::HttpRoute, "shop", "Background");
+    shop.wait(8);
+    assert_eq!(shop.pods("app:v2"), canaries, "the drain is 10 s");
+    shop.until("they stop", |s| s.pods("app:v2").is_empty());
+}
+
+#[test]
+fn a_route_that_is_made_again_gives_its_share_to_stable_before_the_canary_service_changes() {
+    let mut shop = Shop::open_with_both_services();
+    shop.drive.promises.lenient_about_requests = true;
+    let live = shop.get(Watched::HttpRoute, "shop");
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.phase() == "Paused" && s.weight() == 5.0);
+    let canaries = shop.pods("app:v2");
+    delete(&mut shop, Watched::HttpRoute, "shop", "Background");
+    shop.wait(1);
+    shop.deploy("app:v3");
+    shop.apply(Watched::HttpRoute, json!({"metadata": {"name": "shop"}, "spec": live["spec"]}));
+    assert_eq!(shop.weight(), 50.0, "both Services stand in Git without weights");
+    shop.until("stable has it all", |s| s.weight() == 0.0);
+    shop.wait(8);
+    assert_eq!(shop.pods("app:v2"), canaries, "they drain for 10 s");
+    promote_if_it_waits(&mut shop, "app:v3");
+    shop.comes_to_rest();
+}

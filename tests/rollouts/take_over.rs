@@ -276,6 +276,34 @@ fn a_deployment_whose_replicas_are_in_git_is_parked_until_they_are_not() {
 }
 
 #[test]
+fn what_a_deployment_starts_by_itself_when_git_begins_to_set_its_replicas_is_stopped() {
+    let mut shop = Shop::open();
+    let pods = shop.pods("app:v1");
+    let spec = json!({"replicas": 4, "selector": {"matchLabels": {"app": "api"}}, "template": template("api", "app:v1")});
+    shop.apply(Watched::Deployment, json!({"metadata": {"name": "api"}, "spec": spec}));
+    shop.until("it has started some", |s| s.pods("app:v1").len() > pods.len());
+    shop.comes_to_rest();
+    let live = shop.get(Watched::Deployment, "api");
+    assert_eq!((&live["spec"]["paused"], &live["spec"]["replicas"]), (&json!(true), &json!(4)), "parked");
+    assert_eq!(shop.pods("app:v1"), pods);
+}
+
+#[test]
+fn what_a_deployment_starts_by_itself_while_it_is_given_back_is_stopped() {
+    let mut shop = Shop::open();
+    let pods = shop.pods("app:v1");
+    shop.drive.bad.insert("app:v2".into());
+    shop.deploy("app:v2");
+    shop.until("taken back", Shop::is_aborted);
+    delete(&mut shop, Watched::Rollout, "api", "Background");
+    shop.until("unpinned", |s| s.get(Watched::Service, "api")["spec"]["selector"]["pod-template-hash"].is_null());
+    shop.scale("api", 1);
+    gone(&mut shop);
+    runs_by_itself(&shop, &pods);
+    assert!(shop.pods("app:v2").is_empty(), "nobody has judged it");
+}
+
+#[test]
 fn in_a_namespace_that_is_being_deleted_nothing_is_given_back_and_nothing_holds_it_up() {
     let mut shop = Shop::open();
     shop.drive.promises.lenient_about_requests = true;

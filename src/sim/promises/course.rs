@@ -30,6 +30,8 @@ struct Given {
     canary: Value,
     share: f64,
     since: Timestamp,
+    /// A person has skipped the step that gives more, and with it what that waits for.
+    skipped: bool,
 }
 
 /// The pods of a version that has been promoted, and that is on its way home.
@@ -101,6 +103,9 @@ impl Course {
                 self.began_with.remove(&key);
                 self.given.remove(&key);
             }
+        }
+        if let Some(given) = self.given.get_mut(&key).filter(|_| skipped(before, after).is_some_and(gives_more)) {
+            given.skipped = true;
         }
         if let Some(hash) = promoted(before, after) {
             let all: Vec<&Value> = world.all("pods").filter(|pod| hash_of(pod) == hash && !is_leaving(pod)).collect();
@@ -176,14 +181,14 @@ impl Course {
             if had.is_some_and(|had| share <= had.share + 1e-9) {
                 continue;
             }
-            if let (Some(had), true) = (had.filter(|had| had.share > 0.0), asks_for_evidence(rollout)) {
+            if let (Some(had), true) = (had.filter(|had| had.share > 0.0 && !had.skipped), asks_for_evidence(rollout)) {
                 let run = newest_run(world, rollout, None);
                 let missing = run.and_then(|run| unjudged(run, had.since));
                 found.push(missing.map_or(Ok(()), |metric| {
                     Err(format!("S8: the canary gets {share} of the traffic without a Pass of {metric} at {}", had.share))
                 }));
             }
-            self.given.insert(key(rollout), Given { canary: started.clone(), share, since: at });
+            self.given.insert(key(rollout), Given { canary: started.clone(), share, since: at, skipped: false });
         }
         found
     }
@@ -248,15 +253,26 @@ fn s8_no_promotion_without_evidence(world: &World, before: &Value, after: &Value
 fn s8_no_analysis_step_is_done_without_evidence(world: &World, before: &Value, after: &Value) -> Result<(), String> {
     let index = |rollout: &Value| rollout["status"]["currentStep"]["index"].as_i64();
     let same = before["status"]["canary"]["steps"] == after["status"]["canary"]["steps"];
-    let action = &after["status"]["lastAction"];
-    let skipped = action["verb"] == "SkipStep" && action["uid"] != before["status"]["lastAction"]["uid"];
     let Some(was) = index(before).filter(|was| index(after).is_some_and(|is| is > *was)) else { return Ok(()) };
     let step = &after["spec"]["strategy"]["canary"]["steps"][usize::try_from(was).unwrap_or(0)];
-    if started(before) != started(after) || !same || skipped || is_full(after) || step["analysis"].is_null() {
+    if started(before) != started(after) || !same || skipped(before, after).is_some() || is_full(after) || step["analysis"].is_null() {
         return Ok(());
     }
     let Some(run) = newest_run(world, before, Some(was)) else { return Err(format!("S8: step {was} is done without its analysis")) };
     unjudged(run, Timestamp::MIN).map_or(Ok(()), |metric| Err(format!("S8: step {was} is done without a Pass of {metric}")))
+}
+
+/// The step that a person skips by this write.
+fn skipped<'a>(before: &Value, after: &'a Value) -> Option<&'a Value> {
+    let action = &after["status"]["lastAction"];
+    let skips = action["verb"] == "SkipStep" && action["uid"] != before["status"]["lastAction"]["uid"];
+    let was = before["status"]["currentStep"]["index"].as_u64().filter(|_| skips)?;
+    Some(&after["spec"]["strategy"]["canary"]["steps"][usize::try_from(was).unwrap_or(0)])
+}
+
+/// A step that gives the canary other requests than it had.
+fn gives_more(step: &Value) -> bool {
+    ["setWeight", "setHeaderRoute", "setMirrorRoute"].iter().any(|key| !step[key].is_null())
 }
 
 /// The metric of a run that has no Pass with evidence from after `since`, if one has none. A dry run counts for nothing; one that was
