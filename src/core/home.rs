@@ -220,6 +220,17 @@ impl Draft<'_> {
         changed
     }
 
+    /// A route that somebody has put back gives the canary no more than it was given: nothing, until it may have that again.
+    pub fn take_surplus_off(&mut self, stable: &str) {
+        let (denominator, epoch, given) = (self.spec.denominator(), self.obs.epoch, self.given_weight());
+        let routes = self.split_routes(stable);
+        let surplus = routes.iter().filter(|route| route.canary_weight() > given);
+        let actions: Vec<_> = surplus.map(|route| route.set(&Portion::default(), denominator, None, epoch)).collect();
+        for action in actions {
+            self.act(action);
+        }
+    }
+
     /// The routes that we have split, and those that were made again from Git and give other pods than stable's a share.
     fn split_routes(&self, stable: &str) -> Vec<super::route::Route<'_>> {
         let leaks = self.selects_others(stable);

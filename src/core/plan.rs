@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{
     analysis::Defaults,
     draft::{Draft, Flow, Pending, Waiting, wait},
-    observed::{Observed, Owner},
+    observed::{Observed, Owner, WorkloadView},
     patch::{self, Action, Guarded, Kind, Write},
     report, revision,
     revision::Resolved,
@@ -52,7 +52,10 @@ pub fn plan(obs: &Observed, settings: &Settings, now: Timestamp) -> Plan {
         // Nothing is known of what must be taken back or given back.
         Err(invalid) if unreadable.is_some_and(|unreadable| !unreadable.essentials) => Outcome::Invalid(invalid),
         Err(invalid) if !obs.rollout.meta.deleting => match draft.guard() {
-            Ok(()) => Outcome::Invalid(invalid),
+            // What that waits for is nothing to say beside what is wrong.
+            Ok(()) => match draft.keep_what_runs() {
+                Ok(()) | Err(_) => Outcome::Invalid(invalid),
+            },
             Err(pending) => Outcome::Waiting(pending),
         },
         _ => draft.go(),
@@ -125,11 +128,12 @@ impl<'a> Draft<'a> {
         let canary = self.wanted(&self.template.clone(), stable.as_deref());
         self.status.canary_revision = Some(canary.clone());
         let before = self.status.last_action.clone();
-        self.obey(stable.as_deref(), Some(&canary));
+        let was_stable = stable.clone().or_else(|| self.status.stable_revision.clone());
+        self.obey(was_stable.as_deref(), Some(&canary));
         if self.status.last_action != before {
             return wait(Waiting::Settling, "does what was asked");
         }
-        let Some(stable) = stable else { return self.first_deployment(&canary) };
+        let Some(stable) = stable else { return self.without_stable(&canary) };
         self.status.stable_revision = Some(stable.clone());
         if let Some(undo) = self.status.undo.clone().filter(|_| self.is_just_promoted(&stable)) {
             self.take_promotion_back(&undo)?;
@@ -159,7 +163,8 @@ impl<'a> Draft<'a> {
         self.believe_undone();
         self.record_last_action();
         let running = self.status.canary.as_ref().map(|c| c.revision.clone()).filter(|c| !self.is_rejected(c));
-        let (Some(stable), Some(canary)) = (self.stable(), running) else { return Ok(()) };
+        let stable = self.stable().or_else(|| self.status.stable_revision.clone());
+        let (Some(stable), Some(canary)) = (stable, running) else { return Ok(()) };
         if stable == canary {
             return Ok(());
         }
@@ -171,6 +176,24 @@ impl<'a> Draft<'a> {
             self.obey(Some(&stable), Some(&canary));
             return wait(Waiting::Settling, "does what was asked");
         }
+        Ok(())
+    }
+
+    /// The spec cannot be carried out: what runs goes on as it is. So what was set for it is put back, what was rejected stays so, and stable
+    /// has the pods that are wanted.
+    fn keep_what_runs(&mut self) -> Flow {
+        let obs = self.obs;
+        let Some(stable) = self.stable().filter(|_| obs.rival.is_none()) else { return Ok(()) };
+        self.ensure_fenced()?;
+        self.ensure_pins_stand()?;
+        let canary = self.status.canary.as_ref().map(|canary| canary.revision.clone());
+        if let Some(rejected) = canary.filter(|canary| *canary != stable && self.is_rejected(canary)) {
+            return self.stay_aborted(&stable, &rejected);
+        }
+        if obs.rollout.unreadable.is_none() {
+            self.keep_stable(&stable);
+        }
+        self.take_surplus_off(&stable);
         Ok(())
     }
 
@@ -242,6 +265,43 @@ impl<'a> Draft<'a> {
         // Only what we have split: a route that was made again from Git may give the canary Service a share of its own.
         let live = self.routes().iter().any(|route| route.record().is_some() && route.is_on());
         pinned.is_some_and(|hash| hash != stable) || (canary == Some(stable) && live)
+    }
+
+    /// The first template ever goes live. Where one was stable whose ReplicaSet somebody has deleted, the same again does; another one has not been
+    /// judged, and nothing is there to judge it by: a person decides.
+    fn without_stable(&mut self, canary: &str) -> Flow<Outcome> {
+        let gone = self.status.stable_revision.clone().filter(|gone| gone != canary);
+        if self.is_rejected(canary) {
+            let of = gone.unwrap_or_default();
+            return wait(
+                Waiting::Missing,
+                format!(
+                    "waits for a version that may serve: the ReplicaSet of the stable revision {of} is gone, and revision {canary} was taken back; deploy another one, or let this one serve (`kubectl sluice retry`)"
+                ),
+            );
+        }
+        let Some(gone) = gone else { return self.first_deployment(canary) };
+        if self.is_template_of(&gone) {
+            self.status.stable_revision = None; // under another name, as it was its Deployment's
+            return self.first_deployment(canary);
+        }
+        self.begin(&gone, canary);
+        if self.promote_full() {
+            return self.first_deployment(canary);
+        }
+        wait(
+            Waiting::Missing,
+            format!(
+                "waits for a person: the ReplicaSet of the stable revision {gone} is gone, and revision {canary} has not been judged; deploy the version again that served, or let this one serve (`kubectl sluice promote --full`)"
+            ),
+        )
+    }
+
+    /// The Deployment's template was this revision's at the last look, and nobody has written it since.
+    fn is_template_of(&self, revision: &str) -> bool {
+        let status = &self.obs.rollout.status;
+        let unchanged = |workload: &WorkloadView| status.workload_observed_generation == Some(workload.meta.generation);
+        status.canary_revision.as_deref() == Some(revision) && self.obs.workload.as_ref().is_some_and(unchanged)
     }
 
     /// The first template ever goes to full scale without steps: there is nothing to compare it with, and nothing to lose.

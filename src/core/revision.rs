@@ -203,7 +203,9 @@ pub fn stable(obs: &Observed) -> Option<String> {
         return Some(hash.clone());
     }
     let marked = obs.revisions().filter_map(|rs| Some((stable_number(rs)?, rs))).max_by_key(|(number, _)| *number);
-    let serving = || obs.revisions().filter(|rs| rs.ready > 0).max_by_key(|rs| rs.ready);
+    // Of a Rollout that knew better, whatever else has pods was not judged: its stable ReplicaSet is gone.
+    let unjudged = |rs: &&ReplicaSetView| status.is_some() || rs.meta.annotations.contains_key(keys::REJECTED);
+    let serving = || obs.revisions().filter(|rs| rs.ready > 0 && !unjudged(rs)).max_by_key(|rs| rs.ready);
     marked.map(|(_, rs)| rs).or_else(serving).map(|rs| rs.hash.clone())
 }
 

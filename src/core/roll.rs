@@ -48,7 +48,7 @@ impl Draft<'_> {
     }
 
     /// A template that is not the one in progress begins a rollout of its own.
-    fn begin(&mut self, stable: &str, canary: &str) {
+    pub fn begin(&mut self, stable: &str, canary: &str) {
         if self.status.canary.as_ref().is_some_and(|c| c.revision == canary) {
             return;
         }
@@ -82,8 +82,13 @@ impl Draft<'_> {
     /// The canary's weight now: in the routes, but no more than was given by us (Git may have put them back), or where there are none, as
     /// far as pods were started for it.
     fn present_weight(&self) -> Weight {
-        let given = self.status.weights.as_ref().and_then(|w| Weight::from_percent(w.canary)).unwrap_or_default();
+        let given = self.given_weight();
         if self.spec.has_traffic { self.live_weight().min(given) } else { given }
+    }
+
+    /// What the status says that the canary is to have.
+    pub fn given_weight(&self) -> Weight {
+        self.status.weights.as_ref().and_then(|w| Weight::from_percent(w.canary)).unwrap_or_default()
     }
 
     pub fn is_rejected(&self, revision: &str) -> bool {

@@ -84,7 +84,8 @@ impl Draft<'_> {
     /// what drains begins to drain anew. That is written down first: a crash between the two must not forget it.
     pub fn ensure_pins_stand(&mut self) -> Flow {
         let obs = self.obs;
-        let lost = |service: &&ServiceView| service.pinned().is_none() && record(&service.meta).is_some_and(|r| r.pinned.is_some());
+        let own = |record: ServiceRecord| record.pinned.is_some() && record.rollout == obs.rollout.meta.name;
+        let lost = |service: &&ServiceView| service.pinned().is_none() && record(&service.meta).is_some_and(own);
         let services: Vec<&ServiceView> = [&obs.service, &obs.canary_service].into_iter().flatten().filter(lost).collect();
         if services.is_empty() {
             return Ok(());
@@ -347,11 +348,15 @@ fn make_canary_service(draft: &Draft, like: &ServiceView, anchor: &Meta, stable:
     let mut labels: serde_json::Map<String, Value> =
         like.meta.labels.iter().filter(|(key, _)| !is_tools_mark(key)).map(|(k, v)| (k.clone(), json!(v))).collect();
     labels.insert(keys::ROLLOUT.into(), json!(draft.obs.rollout.meta.name));
+    let mut annotations: serde_json::Map<String, Value> =
+        like.meta.annotations.iter().filter(|(key, _)| !is_tools_mark(key)).map(|(key, value)| (key.clone(), json!(value))).collect();
+    annotations.insert(keys::EPOCH.into(), json!(draft.obs.epoch.to_string()));
+    annotations.insert(keys::SERVICE_RECORD.into(), json!(json!(record).to_string()));
     let body = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
             "name": name, "namespace": draft.obs.rollout.namespace, "labels": labels,
-            "annotations": {keys::EPOCH: draft.obs.epoch.to_string(), keys::SERVICE_RECORD: json!(record).to_string()},
+            "annotations": annotations,
             "ownerReferences": revision::owners(draft.obs, anchor),
         },
         "spec": spec,
@@ -359,9 +364,21 @@ fn make_canary_service(draft: &Draft, like: &ServiceView, anchor: &Meta, stable:
     patch::create(Kind::Service, body, format!("make Service {name}"))
 }
 
-/// Labels by which GitOps tools recognise what they manage: a copy with them would be pruned.
+/// Labels and annotations by which tools recognise what they manage (a copy with them would be pruned, or get a name in DNS of its own), what
+/// controllers note down for themselves, and our own.
 fn is_tools_mark(key: &str) -> bool {
-    const PREFIXES: [&str; 5] =
-        ["kustomize.toolkit.fluxcd.io/", "helm.toolkit.fluxcd.io/", "argocd.argoproj.io/", "app.kubernetes.io/managed-by", "helm.sh/"];
+    const PREFIXES: [&str; 11] = [
+        "kustomize.toolkit.fluxcd.io/",
+        "helm.toolkit.fluxcd.io/",
+        "argocd.argoproj.io/",
+        "app.kubernetes.io/managed-by",
+        "helm.sh/",
+        "meta.helm.sh/",
+        "kubectl.kubernetes.io/",
+        "external-dns.alpha.kubernetes.io/",
+        "endpoints.kubernetes.io/",
+        "config.kubernetes.io/",
+        "sluice.dev/",
+    ];
     key == "app.kubernetes.io/instance" || PREFIXES.iter().any(|prefix| key.starts_with(prefix))
 }

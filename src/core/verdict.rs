@@ -94,13 +94,10 @@ impl Draft<'_> {
         match run.status.phase {
             RunPhase::Passed => Ok(()),
             // An inconclusive run never ends by itself: what is waited for is the person, as the hold says.
-            RunPhase::Running | RunPhase::Failed | RunPhase::Inconclusive => {
+            RunPhase::Running | RunPhase::Failed | RunPhase::Inconclusive | RunPhase::Cancelled => {
                 let why = waits_for(run);
                 self.ensure_not_held()?;
                 wait(Waiting::Analysis, why)
-            }
-            RunPhase::Cancelled => {
-                wait(Waiting::Person, format!("AnalysisRun {} was cancelled: `kubectl sluice retry` starts again", run.meta.name))
             }
         }
     }
@@ -153,7 +150,13 @@ impl Draft<'_> {
         if self.promote_full() {
             return None;
         }
-        self.current_runs().into_iter().find(|run| run.status.phase == RunPhase::Inconclusive).map(|run| run.status.message.clone())
+        let inconclusive = self.current_runs().into_iter().find(|run| run.status.phase == RunPhase::Inconclusive);
+        let cancelled = || {
+            let runs = [self.run(None), self.run(Some(self.index()))];
+            runs.into_iter().flatten().find(|run| run.status.phase == RunPhase::Cancelled)
+        };
+        let in_words = |run: &RunView| format!("somebody has cancelled AnalysisRun {}, so there is no verdict", run.meta.name);
+        inconclusive.map(|run| run.status.message.clone()).or_else(|| cancelled().map(in_words))
     }
 
     pub fn promote_full(&self) -> bool {

@@ -241,3 +241,102 @@ fn a_route_that_is_made_again_gives_its_share_to_stable_before_the_canary_servic
     promote_if_it_waits(&mut shop, "app:v3");
     shop.comes_to_rest();
 }
+
+fn stable_set(shop: &Shop) -> String {
+    let revision = shop.status("api")["stableRevision"].as_str().unwrap().to_owned();
+    let mut sets = shop.drive.api.list("replicasets.apps").filter(|set| set["metadata"]["labels"]["pod-template-hash"] == *revision);
+    sets.next().unwrap()["metadata"]["name"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn at_rest_the_replica_set_that_serves_is_made_again() {
+    let mut shop = Shop::open();
+    shop.drive.promises.lenient_about_requests = true;
+    let set = stable_set(&shop);
+    delete(&mut shop, Watched::ReplicaSet, &set, "Background");
+    shop.until("its pods are gone", |s| s.pods("app:v1").is_empty());
+    shop.until("it serves again", |s| s.is_healthy("api") && s.pods("app:v1").len() == 3);
+}
+
+#[test]
+fn with_the_stable_replica_set_gone_nothing_unjudged_goes_live_until_a_person_says_so() {
+    let mut shop = Shop::open();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.phase() == "Paused" && s.weight() == 5.0);
+    let (set, stable) = (stable_set(&shop), shop.status("api")["stableRevision"].clone());
+    delete(&mut shop, Watched::ReplicaSet, &set, "Background");
+    shop.wait(60);
+    assert_eq!((shop.weight(), &shop.status("api")["stableRevision"]), (5.0, &stable));
+    assert!(shop.status("api")["message"].as_str().unwrap().contains("promote --full"), "{}", shop.status("api")["message"]);
+    shop.command("PromoteFull");
+    shop.until("it serves", |s| s.is_healthy("api"));
+    assert_eq!(shop.image_that_serves(), "app:v2");
+    shop.comes_to_rest();
+}
+
+#[test]
+fn with_the_stable_replica_set_gone_a_rejected_version_stays_rejected() {
+    let mut shop = Shop::open();
+    shop.drive.promises.lenient_about_requests = true;
+    shop.drive.bad.insert("app:v2".into());
+    shop.deploy("app:v2");
+    shop.until("taken back", Shop::is_aborted);
+    let set = stable_set(&shop);
+    delete(&mut shop, Watched::ReplicaSet, &set, "Background");
+    shop.wait(60);
+    assert!(shop.pods("app:v2").is_empty(), "{}", shop.status("api")["message"]);
+}
+
+/// A spec that cannot be carried out. The steps are what is wrong, so everything else stays as it was.
+fn break_spec(shop: &mut Shop) {
+    let analysis = json!({"metrics": [{"name": "success", "preset": "pods/latency", "parameters": {"nosuch": "1"}, "max": 1}]});
+    let canary = json!({"steps": [{"setWeight": 5}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}], "analysis": analysis});
+    shop.rollout("api", json!({"strategy": {"canary": canary}}));
+    shop.until("it is invalid", |s| s.phase() == "Degraded");
+}
+
+#[test]
+fn a_route_put_back_while_the_spec_is_invalid_gives_the_canary_no_more_than_it_was_given() {
+    let mut shop = Shop::open_with_both_services();
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.phase() == "Paused" && s.weight() == 5.0);
+    break_spec(&mut shop);
+    assert_eq!(shop.weight(), 5.0, "what runs goes on as it is");
+    shop.put_back(&[Watched::HttpRoute, Watched::Service]);
+    assert_eq!(shop.weight(), 50.0, "both Services stand in Git without weights");
+    shop.until("stable has it", |s| s.weight() == 0.0);
+    let pinned = |s: &Shop, service: &str| s.get(Watched::Service, service)["spec"]["selector"]["pod-template-hash"].is_string();
+    shop.until("both are pinned", |s| pinned(s, "api") && pinned(s, "api-canary"));
+    shop.rollout("api", json!({}));
+    shop.until("it has its weight again", |s| s.phase() == "Paused" && s.weight() == 5.0);
+}
+
+#[test]
+fn while_the_spec_is_invalid_the_rejected_version_still_stops_and_stable_is_still_resized() {
+    let mut shop = Shop::open_with_both_services();
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.phase() == "Paused" && s.weight() == 5.0);
+    shop.command("Abort");
+    break_spec(&mut shop);
+    shop.until("its pods stop", |s| s.pods("app:v2").is_empty());
+    let scale = format!("{}/scale", path(Watched::Rollout, NS, "api"));
+    shop.send("PATCH", &scale, "autoscaler", "application/merge-patch+json", json!({"spec": {"replicas": 5}}));
+    shop.until("five pods", |s| s.pods("app:v1").len() == 5);
+}
+
+#[test]
+fn a_run_that_somebody_cancels_holds_the_rollout_until_someone_resumes_it() {
+    let mut shop = Shop::open();
+    shop.deploy("app:v2");
+    shop.until("it is measured", |s| s.phase() == "Paused" && s.drive.api.list("analysisruns.sluice.dev").count() == 1);
+    let run = shop.drive.api.list("analysisruns.sluice.dev").next().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    let body = json!({"spec": {"terminate": true}});
+    shop.send("PATCH", &path(Watched::AnalysisRun, NS, &run), "person", "application/merge-patch+json", body);
+    shop.until("held", |s| s.status("api")["message"].as_str().unwrap().contains("cancelled"));
+    shop.wait(120);
+    assert_eq!(shop.weight(), 5.0);
+    shop.command("Resume");
+    promote_if_it_waits(&mut shop, "app:v2");
+    shop.comes_to_rest();
+}
