@@ -212,20 +212,32 @@ impl Controller {
         let plan = core::plan(&obs, &self.settings, now);
         let revision = plan.status.canary_revision.as_deref().unwrap_or_default();
         let mut not_yet = None;
+        let mut failed = None;
         for action in &plan.actions {
+            if failed.is_some() && !action.stands_alone() {
+                break;
+            }
             tracing::info!(namespace, rollout = name, revision, action = action.what, "acts");
             match self.timed(self.actor.carry_out(namespace, action)).await {
+                Ok(()) => {}
                 // The status tells what is waited for.
                 Err(ActError::NotYet { .. }) => {
                     not_yet = Some(NOT_YET_AGAIN);
                     break;
                 }
-                Err(ActError::Refused { what, message }) => {
-                    self.notifier.refused(&obs.rollout, &what, &message).await;
-                    return Err(ActError::Refused { what, message });
+                Err(error) => {
+                    if let ActError::Refused { what, message } = &error {
+                        self.notifier.refused(&obs.rollout, what, message).await;
+                    }
+                    failed.get_or_insert(error);
+                    if !action.stands_alone() {
+                        break;
+                    }
                 }
-                done => done?,
             }
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         if plan.status != obs.rollout.status {
             tracing::info!(namespace, rollout = name, revision, phase = ?plan.status.phase, message = plan.status.message, "status");

@@ -68,10 +68,11 @@ pub struct RolloutSpec {
     #[schemars(schema_with = "open_object")]
     pub template: Option<serde_json::Value>,
 
-    /// Seconds that a new pod must be ready, without any of its containers crashing, to count as available. Default 0.
-    #[serde(default)]
+    /// Seconds that a new pod must be ready, without any of its containers crashing, to count as available. Default: as the Deployment has it;
+    /// with `template` 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
-    pub min_ready_seconds: i32,
+    pub min_ready_seconds: Option<i32>,
 
     /// Seconds that a rollout may wait for pods, endpoints or routes before it is aborted. Pauses and analysis do not count.
     /// Default 600.

@@ -65,7 +65,7 @@ impl Draft<'_> {
     fn make_rejected(&mut self, canary: &str, reason: &str) {
         let obs = self.obs;
         let Some(anchor) = obs.anchor.as_ref().filter(|_| revision::resolve(obs) == Resolved::Revision(canary.to_owned())) else { return };
-        if let Some(mut body) = revision::replica_set(obs, anchor, canary, 0, self.spec.min_ready_seconds) {
+        if let Some(mut body) = revision::replica_set(obs, anchor, canary, 0) {
             body["metadata"]["annotations"][keys::REJECTED] = reason.into();
             self.act(patch::create(Kind::ReplicaSet, body, format!("write down that revision {canary} is rejected")));
         }

@@ -97,6 +97,7 @@ pub struct WorkloadView {
     pub meta: Meta,
     pub replicas: i32,
     pub paused: bool,
+    pub min_ready_seconds: i32,
     pub observed_generation: i64,
     pub selector: Value,
     pub template: Value,

@@ -42,6 +42,14 @@ pub struct Action {
     pub write: Write,
 }
 
+impl Action {
+    /// Whether it is tried although an earlier one has failed. Routes do not wait for each other: where one cannot be written, the others take
+    /// the traffic back all the same.
+    pub fn stands_alone(&self) -> bool {
+        matches!(self.write, Write::Patch { kind: Kind::Route(_), .. })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// Names are deterministic: one that exists already is as good as done.

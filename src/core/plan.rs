@@ -17,8 +17,8 @@ use crate::api::{
     status::{CanaryState, Propagation, Rejected, RolloutOutcome},
 };
 
-/// What to do now: the actions one after the other, stopping at the first that fails; then the status, if it has changed; then look
-/// again at `wake_at`, or when anything that was observed changes.
+/// What to do now: the actions one after the other, until one fails (after that only those of the same kind that stand alone, such as other
+/// routes); then the status, if it has changed; then look again at `wake_at`, or when anything that was observed changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub actions: Vec<Action>,
@@ -276,7 +276,7 @@ impl<'a> Draft<'a> {
             return wait(
                 Waiting::Missing,
                 format!(
-                    "waits for a version that may serve: the ReplicaSet of the stable revision {of} is gone, and revision {canary} was taken back; deploy another one, or let this one serve (`kubectl sluice retry`)"
+                    "waits for a version that may serve: the ReplicaSet of the stable revision {of} is gone, and revision {canary} was taken back; deploy another one, or let this one serve (`kubectl sluice retry`, then `promote --full`)"
                 ),
             );
         }
@@ -310,7 +310,7 @@ impl<'a> Draft<'a> {
         let Some(anchor) = &obs.anchor else { return wait(Waiting::Progress, "begins") };
         let name = revision::set_name(obs, canary);
         if obs.replica_set(canary).is_none() {
-            if let Some(body) = revision::replica_set(obs, anchor, canary, self.replicas, self.spec.min_ready_seconds) {
+            if let Some(body) = revision::replica_set(obs, anchor, canary, self.replicas) {
                 self.act(patch::create(Kind::ReplicaSet, body, format!("make ReplicaSet {name} with {} replicas", self.replicas)));
             }
             return wait(Waiting::Progress, "starts the first version");

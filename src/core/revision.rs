@@ -160,7 +160,7 @@ pub fn anchor(obs: &Observed) -> Value {
 }
 
 /// The ReplicaSet of the present template.
-pub fn replica_set(obs: &Observed, anchor: &Meta, hash: &str, replicas: i32, min_ready_seconds: i32) -> Option<Value> {
+pub fn replica_set(obs: &Observed, anchor: &Meta, hash: &str, replicas: i32) -> Option<Value> {
     let written = template(obs)?;
     let mut template = written.clone();
     let labels = template.as_object_mut()?.entry("metadata").or_insert_with(|| json!({}));
@@ -177,8 +177,13 @@ pub fn replica_set(obs: &Observed, anchor: &Meta, hash: &str, replicas: i32, min
             "annotations": {keys::TEMPLATE: digest(written), keys::EPOCH: obs.epoch.to_string()},
             "ownerReferences": owners(obs, anchor),
         },
-        "spec": {"replicas": replicas, "minReadySeconds": min_ready_seconds, "selector": selector, "template": template},
+        "spec": {"replicas": replicas, "minReadySeconds": min_ready_seconds(obs), "selector": selector, "template": template},
     }))
+}
+
+fn min_ready_seconds(obs: &Observed) -> i32 {
+    let of_workload = || obs.workload.as_ref().map(|workload| workload.min_ready_seconds);
+    obs.rollout.spec.min_ready_seconds.or_else(of_workload).unwrap_or(0)
 }
 
 /// What to ask the API server, if it must be asked: a ReplicaSet to create as a dry run.
@@ -188,7 +193,7 @@ pub fn question(obs: &Observed) -> Option<Value> {
     }
     let nobody = Meta { name: "nobody".to_owned(), uid: "nobody".to_owned(), ..Meta::default() };
     let written = digest(template(obs)?);
-    let mut body = replica_set(obs, &nobody, &short_name(&written, 0), 0, 0)?;
+    let mut body = replica_set(obs, &nobody, &short_name(&written, 0), 0)?;
     // It must not meet one that exists, and owns nothing.
     let metadata = body.get_mut("metadata")?.as_object_mut()?;
     metadata.remove("ownerReferences");

@@ -290,7 +290,7 @@ impl Draft<'_> {
         let obs = self.obs;
         let Some(rs) = obs.replica_set(canary) else {
             if let Some(anchor) = &obs.anchor
-                && let Some(body) = revision::replica_set(obs, anchor, canary, replicas, self.spec.min_ready_seconds)
+                && let Some(body) = revision::replica_set(obs, anchor, canary, replicas)
             {
                 let name = revision::set_name(obs, canary);
                 self.act(patch::create(Kind::ReplicaSet, body, format!("make ReplicaSet {name} with {replicas} replicas")));

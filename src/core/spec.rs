@@ -83,7 +83,6 @@ pub struct Spec {
     /// False: the canary's share is that of its pods.
     pub has_traffic: bool,
     pub traffic: Traffic,
-    pub min_ready_seconds: i32,
     pub progress_deadline: SignedDuration,
     pub history_limit: usize,
     pub paused: bool,
@@ -137,7 +136,6 @@ pub fn parse(spec: &RolloutSpec) -> Result<Spec, Invalid> {
         analysis_from,
         has_traffic: spec.traffic.is_some(),
         traffic: spec.traffic.clone().unwrap_or_else(nowhere),
-        min_ready_seconds: spec.min_ready_seconds,
         progress_deadline: SignedDuration::from_secs(i64::from(spec.progress_deadline_seconds)),
         history_limit: usize::try_from(spec.revision_history_limit).unwrap_or(0),
         paused: spec.paused,
@@ -266,7 +264,6 @@ impl Spec {
             analysis_from: 0,
             has_traffic: spec.traffic.is_some(),
             traffic: spec.traffic.clone().unwrap_or_else(nowhere),
-            min_ready_seconds: 0,
             progress_deadline: SignedDuration::from_secs(600),
             history_limit: 10,
             paused: false,

@@ -297,15 +297,28 @@ impl Drive {
         let plan = core::plan(&obs, &self.settings, self.now);
         self.plans += 1;
         let mut not_yet = None;
+        let mut stale = false;
         for action in &plan.actions {
+            if stale && !action.stands_alone() {
+                break;
+            }
             self.log.push(format!("{} {name}: {}", self.now, action.what));
             match self.write(namespace, &request(namespace, &action.write), &action.write) {
                 Err(Stop::NotYet) => {
                     not_yet = Some(self.now + NOT_YET_AGAIN);
                     break;
                 }
+                Err(Stop::Stale) => {
+                    stale = true;
+                    if !action.stands_alone() {
+                        break;
+                    }
+                }
                 done => done?,
             }
+        }
+        if stale {
+            return Err(Stop::Stale);
         }
         if plan.status != obs.rollout.status {
             self.log.push(format!("{} {name}: status: {}", self.now, plan.status.message));

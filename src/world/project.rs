@@ -208,9 +208,11 @@ pub fn rollout(object: &DynamicObject) -> Option<RolloutEntry> {
 
 pub fn workload(object: &DynamicObject) -> WorkloadView {
     let data = &object.data;
+    let number = |path: &str| data.pointer(path).and_then(Value::as_i64).map(|n| i32::try_from(n).unwrap_or(i32::MAX));
     WorkloadView {
         meta: meta(&object.metadata, ours),
-        replicas: data.pointer("/spec/replicas").and_then(Value::as_i64).map_or(1, |n| i32::try_from(n).unwrap_or(i32::MAX)),
+        replicas: number("/spec/replicas").unwrap_or(1),
+        min_ready_seconds: number("/spec/minReadySeconds").unwrap_or(0),
         paused: data.pointer("/spec/paused").and_then(Value::as_bool).unwrap_or(false),
         observed_generation: data.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or(0),
         selector: data.pointer("/spec/selector").cloned().unwrap_or_default(),

@@ -1,7 +1,10 @@
 //! What somebody puts back, deletes or makes again in the middle of a rollout, as random runs have found it.
 
 use serde_json::json;
-use sluice::{sim::drive::path, world::Watched};
+use sluice::{
+    sim::drive::{Fault, path},
+    world::Watched,
+};
 
 use super::{
     halfway, promote_if_it_waits,
@@ -339,4 +342,36 @@ fn a_run_that_somebody_cancels_holds_the_rollout_until_someone_resumes_it() {
     shop.command("Resume");
     promote_if_it_waits(&mut shop, "app:v2");
     shop.comes_to_rest();
+}
+
+#[test]
+fn an_abort_takes_the_traffic_of_a_route_back_although_another_cannot_be_written() {
+    let mut shop = with_two_routes();
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.phase() == "Paused" && s.weight() == 5.0);
+    shop.wait(1);
+    let (next, written) = (shop.drive.tries + 1, shop.drive.writes);
+    shop.drive.faults.insert(next, Fault::Refused(403));
+    shop.command("Abort");
+    shop.until("the first write after the refusal", |s| s.drive.writes > written);
+    let gives = |s: &Shop, route: &str| s.get(Watched::HttpRoute, route)["spec"]["rules"][0]["backendRefs"][1]["weight"].clone();
+    assert_eq!((gives(&shop, "shop"), gives(&shop, "second")), (json!(0), json!(50)), "{:#?}", shop.drive.tail());
+    shop.until("taken back", Shop::is_aborted);
+}
+
+#[test]
+fn the_canary_service_speaks_the_protocol_that_an_annotation_of_the_service_names() {
+    let mut shop = Shop::open();
+    let annotations =
+        json!({"projectcontour.io/upstream-protocol.h2c": "http", "external-dns.alpha.kubernetes.io/hostname": "api.example.org"});
+    let spec = shop.get(Watched::Service, "api")["spec"].clone();
+    shop.apply(
+        Watched::Service,
+        json!({"metadata": {"name": "api", "annotations": annotations}, "spec": {"selector": spec["selector"], "ports": spec["ports"]}}),
+    );
+    shop.deploy("app:v2");
+    shop.until("at 5 %", |s| s.weight() == 5.0);
+    let copied = shop.get(Watched::Service, "api-canary")["metadata"]["annotations"].clone();
+    assert_eq!(copied["projectcontour.io/upstream-protocol.h2c"], "http");
+    assert!(copied["external-dns.alpha.kubernetes.io/hostname"].is_null(), "a name in DNS belongs to one Service");
 }

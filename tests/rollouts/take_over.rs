@@ -315,3 +315,14 @@ fn in_a_namespace_that_is_being_deleted_nothing_is_given_back_and_nothing_holds_
     shop.wait(60);
     assert!(shop.drive.api.list("pods").next().is_none(), "everything is gone");
 }
+
+#[test]
+fn new_pods_must_be_ready_as_long_as_the_deployment_asks() {
+    let mut shop = Shop::open();
+    let spec = json!({"minReadySeconds": 20, "selector": {"matchLabels": {"app": "api"}}, "template": template("api", "app:v2")});
+    shop.apply(Watched::Deployment, json!({"metadata": {"name": "api"}, "spec": spec}));
+    shop.until("its first pod is there", |s| !s.pods("app:v2").is_empty());
+    shop.wait(15);
+    assert_eq!(shop.weight(), 0.0);
+    shop.until("it has traffic", |s| s.weight() == 5.0);
+}
