@@ -151,7 +151,7 @@ pub struct Weights {
 }
 
 /// The rollout that is running.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CanaryState {
     /// The revision that is rolled out.
@@ -166,6 +166,9 @@ pub struct CanaryState {
     /// When the present weight was first observed on all routes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_observed_at: Option<MicroTime>,
+    /// The largest weight, in percent, that it has had: more needs evidence, also where the steps were edited.
+    #[serde(default)]
+    pub largest_weight: f64,
     /// Someone asked for full promotion: no more pauses and analysis.
     #[serde(default)]
     pub promote_full: bool,
@@ -185,6 +188,7 @@ impl CanaryState {
             steps: String::new(),
             stable_replicas,
             weight_observed_at: None,
+            largest_weight: 0.0,
             promote_full: false,
             analysis_attempt: 0,
             shortfall: None,

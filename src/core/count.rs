@@ -54,9 +54,8 @@ impl Draft<'_> {
         }
         let (ready, serving) = (self.obs.ready_pods(canary).count(), self.obs.ready_pods(stable).count());
         self.ensure_ready(canary, needed, false, set_by)?;
-        let now = self.time();
-        if let Some(state) = self.status.canary.as_mut().filter(|s| needed > 0 && s.weight_observed_at.is_none()) {
-            state.weight_observed_at = Some(now);
+        if needed > 0 {
+            self.note_weight(weight);
         }
         let share = Weight::of(ready as u64, (ready + serving) as u64);
         if let Some(weights) = &mut self.status.weights {

@@ -194,13 +194,27 @@ impl Draft<'_> {
         self.settle(canary, Stage::Entered, observed, self.spec.traffic.step_grace_seconds)
     }
 
-    /// What the canary gets at the step before the present one: what it may have without anything further.
+    /// What the canary may have without anything further: what it gets at the step before the present one; where that is nothing (as in steps that
+    /// were edited), what it has had.
     pub fn portion_before(&self, index: usize) -> (Portion, usize) {
-        match index {
+        let (portion, set_by) = match index {
             0 => (Portion::default(), 0),
-            _ if self.promote_full() => (Portion::default(), 0),
+            _ if self.promote_full() => return (Portion::default(), 0),
             index => self.spec.portion_at(index - 1),
+        };
+        let largest = self.status.canary.as_ref().and_then(|canary| Weight::from_percent(canary.largest_weight)).unwrap_or_default();
+        match largest.min(self.spec.portion_at(index).0.weight) {
+            had if portion.is_nothing() && had > Weight::ZERO => (had.into(), set_by),
+            _ => (portion, set_by),
         }
+    }
+
+    /// The present weight is observed: evidence counts from now on.
+    pub fn note_weight(&mut self, weight: Weight) {
+        let now = self.time();
+        let Some(state) = &mut self.status.canary else { return };
+        state.largest_weight = state.largest_weight.max(weight.percent());
+        state.weight_observed_at.get_or_insert(now);
     }
 
     /// Whether the canary has less than a portion in any route. Of a Service that has no share in any rule, it has all that there is.
@@ -277,9 +291,8 @@ impl Draft<'_> {
         self.settle(canary, Stage::Portion(set_by), observed, self.spec.traffic.step_grace_seconds)?;
         self.portion_observed(portion).or_else(|why| wait(Waiting::Progress, why))?;
         self.status.weights_observed(portion.weight);
-        let now = self.time();
-        if let Some(state) = self.status.canary.as_mut().filter(|s| !portion.is_nothing() && s.weight_observed_at.is_none()) {
-            state.weight_observed_at = Some(now);
+        if !portion.is_nothing() {
+            self.note_weight(portion.weight);
         }
         Ok(())
     }

@@ -151,7 +151,15 @@ impl Draft<'_> {
         let first = self.stable().is_none();
         let serving = sets.last().filter(|rs| first && rs.replicas > 0).map(|rs| rs.hash.clone());
         for rs in &sets {
-            self.act(take(self, rs, anchor, workload, serving.as_deref() == Some(&rs.hash)));
+            self.act(match first {
+                true => take(self, rs, anchor, workload, serving.as_deref() == Some(&rs.hash)),
+                // The Deployment was deleted and made again, and has started pods beside those that serve.
+                false => patch::delete(
+                    Kind::ReplicaSet,
+                    &rs.meta,
+                    format!("remove ReplicaSet {}, which Deployment {name} made before it was paused", rs.meta.name),
+                ),
+            });
         }
         if !sets.is_empty() {
             return wait(Waiting::Progress, message);

@@ -45,13 +45,13 @@ pub struct Setup {
 
 /// Kinds of events that are left out, as what comes of them is known to be wrong.
 /// A Deployment that is deleted and made again starts a pod of its own, which is taken for the version that serves.
-const DEPLOYMENT_DELETED: bool = false;
+const DEPLOYMENT_DELETED: bool = true;
 /// ReplicaSets that a Rollout with its own template leaves behind (propagation Orphan) are neither taken back by the next one of its name
 /// nor avoided by the names of its own.
 const OWN_TEMPLATE_ORPHANED: bool = false;
 /// A parked Deployment that somebody scales is set to 0 and unpaused: when Git then applies its replicas, it starts pods of its own, which
 /// stay.
-const PARKED_SCALED: bool = false;
+const PARKED_SCALED: bool = true;
 
 /// Images by what becomes of their pods.
 pub const GOOD: [&str; 4] = ["app:v1", "app:v2", "app:v3", "app:v4"];

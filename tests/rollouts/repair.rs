@@ -375,3 +375,18 @@ fn the_canary_service_speaks_the_protocol_that_an_annotation_of_the_service_name
     assert_eq!(copied["projectcontour.io/upstream-protocol.h2c"], "http");
     assert!(copied["external-dns.alpha.kubernetes.io/hostname"].is_null(), "a name in DNS belongs to one Service");
 }
+
+#[test]
+fn steps_edited_in_mid_rollout_give_no_more_without_evidence_of_what_the_canary_has() {
+    for steps in [json!([{"pause": {"duration": "40s"}}]), json!([{"setWeight": 60}, {"pause": {}}])] {
+        let mut shop = Shop::open();
+        shop.drive.bad.insert("app:v2".into());
+        shop.deploy("app:v2");
+        shop.until("at 5 %", |s| s.phase() == "Paused" && s.weight() == 5.0);
+        shop.rollout("api", json!({"strategy": {"canary": {"steps": steps, "analysis": shop.get(Watched::Rollout, "api")["spec"]["strategy"]["canary"]["analysis"]}}}));
+        shop.until("taken back", |s| {
+            assert!(s.weight() <= 5.0, "nothing has measured it at 5 % yet");
+            s.is_aborted()
+        });
+    }
+}
