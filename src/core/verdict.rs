@@ -99,9 +99,13 @@ impl Draft<'_> {
                 self.ensure_not_held()?;
                 wait(Waiting::Analysis, why)
             }
-            RunPhase::Cancelled => {
-                wait(Waiting::Person, format!("AnalysisRun {} was cancelled: `kubectl sluice retry` starts again", run.meta.name))
-            }
+            RunPhase::Cancelled => wait(
+                Waiting::Person,
+                format!(
+                    "AnalysisRun {} was cancelled: waits until someone goes on without it (`kubectl sluice skip-step`), or aborts and retries",
+                    run.meta.name
+                ),
+            ),
         }
     }
 
