@@ -361,8 +361,9 @@ fn parent(parent: &Value) -> ParentView {
             observed_generation: condition.get("observedGeneration").and_then(Value::as_i64).unwrap_or(0),
         })
     };
-    let name = parent.pointer("/parentRef/name").and_then(Value::as_str).unwrap_or_default();
-    ParentView { name: format!("Gateway {name}"), accepted: report("Accepted"), resolved: report("ResolvedRefs") }
+    let named = |key: &str| parent.pointer("/parentRef").and_then(|parent| text(parent, key));
+    let (kind, name) = (named("kind").unwrap_or("Gateway"), named("name").unwrap_or_default());
+    ParentView { name: format!("{kind} {name}"), accepted: report("Accepted"), resolved: report("ResolvedRefs") }
 }
 
 /// An AnalysisRun. Of one that cannot be read, what it says of its Rollout.
