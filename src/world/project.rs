@@ -414,3 +414,16 @@ pub fn autoscaler(object: &DynamicObject) -> Option<AutoscalerEntry> {
 pub fn anchor(object: &DynamicObject) -> Meta {
     meta(&object.metadata, ours)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_is_told_by_its_kind_and_is_a_gateway_where_none_is_written() {
+        let parents = json!([{"parentRef": {"name": "gw"}}, {"parentRef": {"group": "", "kind": "Service", "name": "api"}}]);
+        let object = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "shop"}, "status": {"parents": parents}});
+        let view = route(RouteKind::HttpRoute, &serde_json::from_value(object).unwrap());
+        assert_eq!(view.parents.iter().map(|parent| parent.name.as_str()).collect::<Vec<_>>(), ["Gateway gw", "Service api"]);
+    }
+}
