@@ -57,6 +57,10 @@ docs: ## Generate docs/api.md from src/api
 deny: ## Licences, bans and sources of all crates (needs cargo-deny: `cargo install cargo-deny --locked`)
 	@cargo deny check licenses bans sources
 
+.PHONY: licences
+licences: ## The crates that the programs are built from, with their licences
+	@cargo tree --locked --edges normal,build --prefix none --format '{l}: {p}' | sed -E '/\(\/.*\)/d; s/ \((proc-macro|\*)\)//' | sort -u
+
 .PHONY: chart
 chart: ## Lint the chart and hold its renderings against golden files (builds Helm once; UPDATE=1 takes them over)
 	@charts/check

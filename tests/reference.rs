@@ -29,6 +29,46 @@ fn undocumented<'a>(words: &[&'a str], section: &str) -> Vec<&'a str> {
     words.iter().copied().filter(|word| !text.contains(&format!("`{word}"))).collect()
 }
 
+/// What a document quotes: its spans of code that are sentences, which `…`, words in capitals and numbers leave open.
+fn quotes(document: &str) -> Vec<String> {
+    let span = Regex::new("`([^`]+)`").unwrap();
+    let mut code = false;
+    let prose = document.lines().filter(|line| {
+        let fence = line.starts_with("```");
+        code ^= fence;
+        !code && !fence
+    });
+    let spans = prose.flat_map(|line| span.captures_iter(line).map(|found| found[1].to_owned()).collect::<Vec<_>>());
+    let open = open_words();
+    let is_sentence = |text: &String| open.replace_all(text, "").split_whitespace().count() > 1 && !text.starts_with("kubectl ");
+    spans.filter(is_sentence).collect()
+}
+
+fn open_words() -> Regex {
+    Regex::new(r"…|\b[A-Z]+\b|\b\d+\b").unwrap()
+}
+
+/// All that is said to people, a line each: by the controller, the chart's policy, and the plugin.
+fn said() -> String {
+    let joint = Regex::new(r"'\s*\+\s*[\w.]+\s*\+\s*'").unwrap();
+    let policy = read("charts/sluice/files/action-policy.yaml");
+    let messages = read("tests/rollouts/snapshots/rollouts__messages__messages.snap");
+    [messages, joint.replace_all(&policy, "{}").into_owned(), read("src/cli/words.rs")].join("\n")
+}
+
+#[test]
+fn every_message_that_is_quoted_is_said() {
+    let (said, open) = (said(), open_words());
+    let quotes = quotes(&read("docs/troubleshooting.md"));
+    assert!(quotes.len() > 50, "{quotes:?}");
+    let is_said = |quote: &&String| {
+        let words: Vec<String> = open.split(quote).map(regex::escape).collect();
+        Regex::new(&words.join(".+?")).unwrap().is_match(&said)
+    };
+    let stale: Vec<&String> = quotes.iter().filter(|quote| !is_said(quote)).collect();
+    assert!(stale.is_empty(), "nobody says {stale:#?}");
+}
+
 #[test]
 fn every_condition_and_reason_is_in_the_reference() {
     let source = read("src/api/conditions.rs");

@@ -235,6 +235,8 @@ pub fn policy_kinds() -> Vec<ApiResource> {
         ("networking.gke.io", "v1", "GCPBackendPolicy", "gcpbackendpolicies"),
         ("networking.gke.io", "v1", "HealthCheckPolicy", "healthcheckpolicies"),
         ("networking.istio.io", "v1", "DestinationRule", "destinationrules"),
+        ("gateway.nginx.org", "v1alpha1", "UpstreamSettingsPolicy", "upstreamsettingspolicies"),
+        ("application-networking.k8s.aws", "v1alpha1", "TargetGroupPolicy", "targetgrouppolicies"),
     ];
     let others = others
         .map(|(group, version, kind, plural)| ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural));

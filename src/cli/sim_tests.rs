@@ -85,6 +85,7 @@ impl World {
             "Deployment" => "/apis/apps/v1/namespaces/shop/deployments",
             "Service" => "/api/v1/namespaces/shop/services",
             "HTTPRoute" => "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes",
+            "GRPCRoute" => "/apis/gateway.networking.k8s.io/v1/namespaces/shop/grpcroutes",
             "HorizontalPodAutoscaler" => "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers",
             kind => panic!("{kind}"),
         };

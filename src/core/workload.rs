@@ -50,7 +50,7 @@ pub fn parked(workload: &WorkloadView) -> Option<String> {
     let parked = workload.paused && record(workload).is_some_and(|r| r.taken && r.is_in_git(workload));
     let helm = match workload.helm_wrote_at {
         Some(_) => {
-            " by the next `helm upgrade` (Helm 3 does not tell which fields it sets, so one that changes something else and leaves them alone must be seen)"
+            ", if it is there, and change something else in it by `helm upgrade` (Helm 3 does not tell which fields it sets: one upgrade must be seen to leave the replicas alone)"
         }
         None => "",
     };

@@ -95,7 +95,7 @@ pub async fn resolve(url: &str, allow: &Allow, timeout: SignedDuration) -> Resul
     let authority = url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
     let target = |address| {
         let mut url = url.clone();
-        url.set_ip_host(address).map_err(|()| bad("it cannot have an address".to_owned()))?;
+        url.set_ip_host(address).map_err(|()| bad("it cannot name a host".to_owned()))?;
         Ok(Target { name: SocketAddr::new(address, port).to_string(), url, host: Some(host.clone()), authority: Some(authority.clone()) })
     };
     one_family(addresses).into_iter().map(target).collect()

@@ -350,6 +350,11 @@ impl Index {
         self.pods.all(namespace).map(|(_, pod)| pod).filter(|pod| pod.view.hash == hash && pod.view.ready).collect()
     }
 
+    /// All routes of a namespace.
+    pub fn routes(&self, namespace: &str) -> impl Iterator<Item = RouteView> {
+        self.routes.all(namespace).map(|(_, route)| route.view())
+    }
+
     pub fn observe(&self, namespace: &str, name: &str, epoch: u64) -> Option<Observed> {
         let rollout = self.rollouts.get(namespace, name)?;
         let spec = &rollout.spec;

@@ -363,8 +363,9 @@ fn parent(parent: &Value) -> ParentView {
             observed_generation: condition.get("observedGeneration").and_then(Value::as_i64).unwrap_or(0),
         })
     };
-    let name = parent.pointer("/parentRef/name").and_then(Value::as_str).unwrap_or_default();
-    ParentView { name: format!("Gateway {name}"), accepted: report("Accepted"), resolved: report("ResolvedRefs") }
+    let named = |key: &str| parent.pointer("/parentRef").and_then(|parent| text(parent, key));
+    let (kind, name) = (named("kind").unwrap_or("Gateway"), named("name").unwrap_or_default());
+    ParentView { name: format!("{kind} {name}"), accepted: report("Accepted"), resolved: report("ResolvedRefs") }
 }
 
 /// An AnalysisRun. Of one that cannot be read, what it says of its Rollout.
@@ -414,4 +415,17 @@ pub fn autoscaler(object: &DynamicObject) -> Option<AutoscalerEntry> {
 
 pub fn anchor(object: &DynamicObject) -> Meta {
     meta(&object.metadata, ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_is_told_by_its_kind_and_is_a_gateway_where_none_is_written() {
+        let parents = json!([{"parentRef": {"name": "gw"}}, {"parentRef": {"group": "", "kind": "Service", "name": "api"}}]);
+        let object = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "shop"}, "status": {"parents": parents}});
+        let view = route(RouteKind::HttpRoute, &serde_json::from_value(object).unwrap());
+        assert_eq!(view.parents.iter().map(|parent| parent.name.as_str()).collect::<Vec<_>>(), ["Gateway gw", "Service api"]);
+    }
 }

@@ -35,7 +35,7 @@ use crate::{
         analysis::{self, Resolved},
         observed::RouteView,
     },
-    world::Watched,
+    world::{Index, Watched},
 };
 
 /// What is listed in each namespace. A Rollout's own ReplicaSets and pods say nothing about a manifest.
@@ -69,6 +69,7 @@ pub async fn check(session: &Session, set: &mut Set, prometheus: Option<&str>, n
         let session = Session { namespace: namespace.clone(), ..session.clone() };
         let Some(observed) = set.index.observe(namespace, &rollout.name_any(), 0) else { continue };
         check_objects(&observed, subject, report);
+        check_other_routes(&observed, &set.index, subject, report);
         check_autoscalers(&session, rollout, subject, report).await;
         let revision =
             live.iter().find(|(at, name, _)| (at, name) == (namespace, &rollout.name_any())).map(|(.., revision)| revision.clone());
@@ -189,6 +190,23 @@ fn check_objects(observed: &Observed, subject: &Subject, report: &mut Report) {
                 Some("apply it, too, or name another one".into()),
             ),
             Some(found) => check_route(found, &route.rule_names, traffic, &observed.rollout.namespace, subject, &field, report),
+        }
+    }
+}
+
+/// Routes that lead to `service` and are none of the Rollout's: no step reaches their requests.
+fn check_other_routes(observed: &Observed, index: &Index, subject: &Subject, report: &mut Report) {
+    let Some(traffic) = &observed.rollout.spec.traffic else { return };
+    let namespace = &observed.rollout.namespace;
+    for route in index.routes(namespace) {
+        let named = traffic.routes.iter().any(|named| named.kind == route.kind && named.name == route.meta.name);
+        let mut backends = route.rules.iter().flat_map(|rule| &rule.refs);
+        if !named && backends.any(|backend| points_at(backend, namespace, &traffic.service)) {
+            let message = format!(
+                "{} {} points at Service {:?}, too: its requests stay on stable in each step, and go to the new version all at once when it is promoted",
+                route.kind, route.meta.name, traffic.service
+            );
+            report.note(subject, "spec.traffic.routes", message, Some("name it here, too, to have it split".into()));
         }
     }
 }

@@ -187,6 +187,27 @@ async fn online_what_is_missing_or_does_not_fit_is_told_with_its_mend() {
 }
 
 #[tokio::test]
+async fn online_a_route_that_points_at_the_service_and_is_not_named_is_told() {
+    let world = World::new().await;
+    app(&world, |_| {}).await;
+    let others = [("HTTPRoute", "admin", "api"), ("GRPCRoute", "calls", "api"), ("HTTPRoute", "web", "web")];
+    for (kind, name, service) in others {
+        world
+            .create(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": name, "namespace": "shop"},
+                "spec": {"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": service, "port": 80}]}]}}))
+            .await;
+    }
+    let text = linted(&world, ROLLOUT, None).await;
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("points at Service \"api\", too")).collect();
+    assert!(matches!(told[..], [calls, admin] if calls.contains("GRPCRoute calls") && admin.contains("HTTPRoute admin")), "{text}");
+    assert!(text.ends_with("no problems"), "it is no fault of the manifest: {text}");
+
+    let both = "[{kind: HTTPRoute, name: api}, {kind: HTTPRoute, name: admin}, {kind: GRPCRoute, name: calls}]";
+    let text = linted(&world, &ROLLOUT.replace("[{kind: HTTPRoute, name: api}]", both), None).await;
+    assert!(!text.contains("too: its requests"), "{text}");
+}
+
+#[tokio::test]
 async fn online_the_metrics_are_asked_once_about_what_serves() {
     let world = World::new().await;
     app(&world, |_| {}).await;
