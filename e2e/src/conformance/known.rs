@@ -116,7 +116,7 @@ pub const KNOWN: &[Known] = &[
                 let causes = answer.body.pointer("/details/causes").and_then(Value::as_array).into_iter().flatten();
                 causes.map(Value::to_string).collect::<BTreeSet<String>>()
             };
-            if simulated.status == 422 && sorted(simulated).len() > 0 && sorted(simulated) == sorted(real) {
+            if simulated.status == 422 && !sorted(simulated).is_empty() && sorted(simulated) == sorted(real) {
                 simulated.body["details"]["causes"] = real.body["details"]["causes"].clone();
                 simulated.body["message"] = real.body["message"].clone();
             }

@@ -173,11 +173,11 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_map_that_is_applied_stays_with_what_others_have_in_it_and_without_what_the_manager_had() {
+    fn an_empty_map_that_is_applied_keeps_what_others_have_in_it_and_is_null_where_there_is_nothing() {
         let filled = |key: &str| json!({"part": {key: 1}});
         let mine = run(&json!({"metadata": {}}), "m", filled("a"), false).unwrap();
         let emptied = run(&mine, "m", json!({"part": {}}), false).unwrap();
-        assert_eq!(emptied["spec"], json!({"part": {}}));
+        assert_eq!(emptied["spec"], json!({"part": null}));
         let both = run(&mine, "n", filled("b"), false).unwrap();
         let left = run(&both, "m", json!({"part": {}}), false).unwrap();
         assert_eq!(left["spec"], json!({"part": {"b": 1}}), "a manager takes away only what it had");

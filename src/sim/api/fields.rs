@@ -273,7 +273,8 @@ impl FieldSet {
         Value::Object(out)
     }
 
-    /// Takes these fields out of a value. A map or list that they empty goes too, unless it is itself among those that are `kept`.
+    /// Takes these fields out of a value. A map or list that they empty goes too, or is null if it is itself among
+    /// those that are `kept`.
     pub fn remove_from(&self, schema: Option<&Schema>, value: &mut Value, kept: &Self) {
         for (key, gone) in &self.children {
             let inner_schema = child_schema(schema, key);
@@ -295,7 +296,12 @@ impl FieldSet {
                     Value::Array(a) => a.is_empty(),
                     _ => false,
                 };
-                if !emptied || inner_kept.is_some() {
+                if !emptied {
+                    continue;
+                }
+                // As the API server leaves it, whatever the schema says of nulls.
+                if inner_kept.is_some() {
+                    *inner = Value::Null;
                     continue;
                 }
             }
