@@ -210,14 +210,15 @@ pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
             }
         }
         "endpointslices.discovery.k8s.io" if object["addressType"].is_null() => errors.push(FieldError::required("addressType", "")),
-        "controllerrevisions.apps" if object["revision"].as_i64().is_some_and(|revision| revision < 0) => {
-            errors.push(FieldError::invalid("revision", &object["revision"], "must be greater than or equal to 0"));
-        }
-        "controllerrevisions.apps" if live.is_some_and(|l| l["data"] != object["data"]) => {
-            errors.push(FieldError::invalid("data", &object["data"], "field is immutable"));
-        }
-        "controllerrevisions.apps" if object["data"].is_null() => {
-            errors.push(FieldError::required("data", "data is mandatory"));
+        "controllerrevisions.apps" => {
+            if object["revision"].as_i64().is_some_and(|revision| revision < 0) {
+                errors.push(FieldError::invalid("revision", &object["revision"], "must be greater than or equal to 0"));
+            }
+            if live.is_some_and(|l| l["data"] != object["data"]) {
+                errors.push(FieldError::invalid("data", &object["data"], "field is immutable"));
+            } else if object["data"].is_null() {
+                errors.push(FieldError::required("data", "data is mandatory"));
+            }
         }
         "secrets" => {
             if live.is_some_and(|l| l["type"] != object["type"]) {
