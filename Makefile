@@ -91,6 +91,10 @@ cluster-down: ## End it and leave the machine as it was
 e2e: ## The scenarios on a real cluster (E2E_KUBECONFIG=FILE: on that one); SCENARIOS="a b" runs only these
 	@e2e/run $(SCENARIOS)
 
+.PHONY: conformance
+conformance: ## The simulated API server against a real one (as root): SEQUENCES=n (2000), SEED=m the first one's
+	@SLUICE_CONFORMANCE_SEQUENCES=$(or $(SEQUENCES),2000) SLUICE_CONFORMANCE_SEED=$(or $(SEED),0) e2e/run --conformance
+
 .PHONY: bench-cluster
 bench-cluster: ## What the controller costs on the end-to-end cluster: memory, requests, times (as root; about 10 minutes, and a release build)
 	@SLUICE_E2E_PROFILE=release e2e/run --bench

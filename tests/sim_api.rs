@@ -382,7 +382,7 @@ async fn strict_writes_name_the_fields_that_nobody_knows() {
     let strict = PatchParams { field_validation: Some(kube::api::ValidationDirective::Strict), ..PatchParams::default() };
     let patch = Patch::Merge(json!({"spec": {"replica": 3}}));
     let (code, _, message) = refused(widgets.patch("w", &strict, &patch).await);
-    assert_eq!(code, 400);
+    assert_eq!(code, 422);
     assert!(message.contains("unknown field \"spec.replica\""), "{message}");
     assert!(widgets.patch("w", &PatchParams::default(), &patch).await.is_ok(), "else they are dropped");
 }

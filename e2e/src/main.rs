@@ -6,6 +6,7 @@ mod app;
 mod audit;
 mod bench;
 mod cluster;
+mod conformance;
 mod load;
 mod plugin;
 mod process;
@@ -46,6 +47,10 @@ async fn run() -> Result<bool> {
     if names.iter().any(|name| name == "--list") {
         all.iter().for_each(|scenario| println!("{:16} {}", scenario.name, scenario.shows));
         return Ok(true);
+    }
+    if names == ["--conformance"] {
+        rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow!("a TLS provider is installed already"))?;
+        return conformance::run().await;
     }
     let bench = names == ["--bench"];
     let chosen = if bench { vec![] } else { choose(all, &names)? };

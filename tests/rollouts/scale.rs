@@ -120,7 +120,7 @@ fn without_traffic_the_share_is_that_of_the_pods_and_stable_keeps_all_of_its_own
     shop.deploy("app:v2");
     shop.until("the first step", |s| s.phase() == "Paused" && s.status("api")["currentStep"]["index"] == 1);
     assert_eq!(counts(&shop), (4, 1));
-    assert_eq!(shop.status("api")["weights"], json!({"stable": 95.0, "canary": 5.0, "observed": 20.0}));
+    assert_eq!(shop.status("api")["weights"], json!({"stable": 95, "canary": 5, "observed": 20}));
     at_step(&mut shop, 3);
     assert_eq!(counts(&shop), (4, 4));
     shop.command("Promote");

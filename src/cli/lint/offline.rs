@@ -129,7 +129,13 @@ impl Set {
                 _ => Some(explain(&kind, parent(field))),
             };
             match field {
-                "<nil>" => report.note(subject, "", "further rules are checked when these are mended", None),
+                "<nil>" if message.contains("were not checked") => {
+                    report.note(subject, "", "further rules are checked when these are mended", None)
+                }
+                // That was said of its field already.
+                "<nil>" if message.contains("Checked value must be of type") => {}
+                // What is wrong with the object as a whole has no field.
+                "<nil>" => report.problem(subject, "", message, mend),
                 _ => report.problem(subject, field, message, mend),
             }
         }

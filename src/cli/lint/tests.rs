@@ -122,7 +122,7 @@ fn a_service_that_does_not_fit_the_deployment_in_the_same_files_is_told() {
 #[test]
 fn a_span_of_time_that_the_controller_cannot_read_is_refused_before_it_comes_to_it() {
     let (_, text) = report(&[("rollout.yaml", &ROLLOUT.replacen("duration: 1m", "duration: 9000h", 1))]);
-    assert!(text.contains("pause.duration: a span of time is at most 366 days (8784h): write a shorter one"), "{text}");
+    assert!(text.contains("pause.duration: \"9000h\": a span of time is at most 366 days (8784h): write a shorter one"), "{text}");
 }
 
 #[test]

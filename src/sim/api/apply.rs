@@ -11,6 +11,9 @@ use super::schema::{ListType, Schema};
 /// Applies `config` to `live` and returns the object as it shall be, with its `managedFields`.
 pub fn apply(schema: &Schema, live: &Value, config: &Value, manager: &Manager, force: bool, now: Timestamp) -> Result<Value, ApiError> {
     let mut entries = managed::read(live);
+    if entries.is_empty() {
+        entries.extend(managed::before_first_apply(schema, live, &manager.api_version, now));
+    }
     let applied = FieldSet::of_object(schema, config);
     let mut merged = merge(Some(schema), Some(live), config);
     keep_servers_fields(live, &mut merged);
@@ -29,13 +32,15 @@ pub fn apply(schema: &Schema, live: &Value, config: &Value, manager: &Manager, f
         gone.drop_whole("f:metadata");
         gone.remove_from(Some(schema), &mut merged, &kept);
     }
+    // Who applies what is there already has done so at no time.
     let time = match before {
-        Some(b) if b.fields == applied => b.time,
-        _ => managed::seconds(now),
+        _ if merged != *live => managed::seconds(now),
+        Some(before) => before.time,
+        None => String::new(),
     };
     let removed = Difference::between(schema, live, &merged).removed;
     for entry in &mut entries {
-        entry.fields.subtract(&removed);
+        entry.fields.subtract_whole(&removed);
     }
     entries.push(Entry { manager: manager.clone(), time, fields: applied });
     managed::write(&mut merged, entries);
@@ -78,6 +83,7 @@ fn refuse_conflicts(entries: &mut [Entry], manager: &Manager, written: &FieldSet
         }
         taken_from.push((who, taken.paths()));
     }
+    taken_from.sort();
     let message = match (causes.len(), taken_from.as_slice()) {
         (0, _) => return Ok(()),
         (1, [(who, paths)]) => format!("Apply failed with 1 conflict: conflict with {who}: {}", paths[0]),
@@ -167,11 +173,11 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_map_that_is_applied_stays_with_what_others_have_in_it_and_without_what_the_manager_had() {
+    fn an_empty_map_that_is_applied_keeps_what_others_have_in_it_and_is_null_where_there_is_nothing() {
         let filled = |key: &str| json!({"part": {key: 1}});
         let mine = run(&json!({"metadata": {}}), "m", filled("a"), false).unwrap();
         let emptied = run(&mine, "m", json!({"part": {}}), false).unwrap();
-        assert_eq!(emptied["spec"], json!({"part": {}}));
+        assert_eq!(emptied["spec"], json!({"part": null}));
         let both = run(&mine, "n", filled("b"), false).unwrap();
         let left = run(&both, "m", json!({"part": {}}), false).unwrap();
         assert_eq!(left["spec"], json!({"part": {"b": 1}}), "a manager takes away only what it had");

@@ -21,18 +21,16 @@ pub fn fill(kind: &Kind, object: &mut Value) {
                 each(&mut object["spec"], list, request_limits);
             }
             default(&mut object["spec"], "enableServiceLinks", json!(true));
-            default(&mut object["spec"], "preemptionPolicy", json!("PreemptLowerPriority"));
-            default(&mut object["spec"], "priority", json!(0));
-            default(&mut object["spec"], "serviceAccountName", json!("default"));
-            default(&mut object["spec"], "serviceAccount", json!("default"));
         }
         "services" => service(&mut object["spec"]),
         "secrets" => secret(object),
+        "leases.coordination.k8s.io" => default(object, "spec", json!({})),
+        "controllerrevisions.apps" => default(object, "revision", json!(0)),
         "horizontalpodautoscalers.autoscaling" => default(&mut object["spec"], "minReplicas", json!(1)),
         "endpointslices.discovery.k8s.io" => {
             // The API server stores no empty lists, and these two fields are always shown.
             for list in ["endpoints", "ports"] {
-                if object[list].as_array().is_some_and(Vec::is_empty) {
+                if object[list].as_array().is_none_or(Vec::is_empty) {
                     object[list] = Value::Null;
                 }
             }
@@ -49,13 +47,22 @@ pub fn fill(kind: &Kind, object: &mut Value) {
 pub fn on_create(kind: &Kind, object: &mut Value) {
     match &*kind.id {
         "pods" => {
+            let spec = &mut object["spec"];
+            default(spec, "preemptionPolicy", json!("PreemptLowerPriority"));
+            default(spec, "priority", json!(0));
+            default(spec, "serviceAccountName", json!("default"));
+            let account = spec["serviceAccountName"].clone();
+            default(spec, "serviceAccount", account);
+            let tolerate = |what: &str| json!({"key": format!("node.kubernetes.io/{what}"), "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+            default(spec, "tolerations", json!([tolerate("not-ready"), tolerate("unreachable")]));
             object["status"] = json!({"phase": "Pending", "qosClass": quality(&object["spec"])});
         }
-        "replicasets.apps" => object["status"] = json!({"replicas": 0}),
-        "deployments.apps" => object["status"] = json!({}),
         "services" => {
             allocate_address(object);
-            object["status"] = json!({"loadBalancer": {}});
+            object["status"] = empty_status(kind);
+        }
+        "replicasets.apps" | "deployments.apps" | "horizontalpodautoscalers.autoscaling" | "poddisruptionbudgets.policy" => {
+            object["status"] = empty_status(kind);
         }
         "namespaces" => {
             object["spec"] = json!({"finalizers": ["kubernetes"]});
@@ -65,6 +72,33 @@ pub fn on_create(kind: &Kind, object: &mut Value) {
             object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
         }
         _ => {}
+    }
+}
+
+/// A status that says nothing.
+pub fn empty_status(kind: &Kind) -> Value {
+    match &*kind.id {
+        "replicasets.apps" => json!({"replicas": 0}),
+        "services" => json!({"loadBalancer": {}}),
+        "horizontalpodautoscalers.autoscaling" => json!({"currentMetrics": null, "desiredReplicas": 0}),
+        "poddisruptionbudgets.policy" => {
+            json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0})
+        }
+        _ => json!({}),
+    }
+}
+
+/// What a status says even if its writer left it out.
+pub fn complete_status(kind: &Kind, live: &Value, status: &mut Value) {
+    let mut least = empty_status(kind);
+    if &*kind.id == "pods" {
+        least["qosClass"] = live["status"]["qosClass"].clone();
+    }
+    if status.is_null() {
+        *status = json!({});
+    }
+    for (field, value) in least.as_object().into_iter().flatten() {
+        default(status, field, value.clone());
     }
 }
 
@@ -261,7 +295,7 @@ fn quality(spec: &Value) -> &'static str {
 
 /// Fields whose zero value the API server leaves out when it stores an object, by kind of value:
 /// `false`, 0 and "" of these names mean nothing.
-const ZERO_MEANS_ABSENT: [&str; 20] = [
+const ZERO_MEANS_ABSENT: [&str; 19] = [
     "paused",
     "minReadySeconds",
     "hostNetwork",
@@ -280,7 +314,6 @@ const ZERO_MEANS_ABSENT: [&str; 20] = [
     "observedGeneration",
     "initialDelaySeconds",
     "nodeName",
-    "immutable",
     "subPath",
 ];
 

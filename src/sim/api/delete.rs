@@ -11,9 +11,10 @@ use super::kinds::Kind;
 use super::managed::seconds;
 use super::path::{Query, Target};
 use super::store::{Change, ObjectKey};
+use super::view::View;
 use super::watch::Scope;
 use super::write::CRDS;
-use super::{ApiServer, Request, normalize};
+use super::{ApiServer, Request, events, normalize};
 
 /// What happens to the objects that name the deleted one as their owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,8 +75,24 @@ impl ApiServer {
         if caller.dry_run {
             return Ok(if normalize::is_finished(kind, &object) { gone(kind, &live) } else { object });
         }
+        let versioned = options.resource_version.is_some();
+        if versioned && normalize::is_finished(kind, &object) && !normalize::is_finished(kind, &live) && has_finalizers(&live) {
+            // The API server takes the finalizers off, and then compares with no version at all.
+            let found = live["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+            let why = format!("Precondition failed: ResourceVersion in precondition: , ResourceVersion in object meta: {found}");
+            return Err(ApiError::conflict(kind, &key.1, why));
+        }
         if normalize::is_finished(kind, &object) {
-            let last = self.commit(kind, key.clone(), (*live).clone(), Change::Deleted, caller);
+            // A pod is marked before it goes; of others nobody sees the mark.
+            let last = if &*kind.id == "pods" {
+                if object != *live {
+                    self.commit(kind, key.clone(), object.clone(), Change::Modified, caller);
+                }
+                object.clone()
+            } else {
+                (*live).clone()
+            };
+            let last = self.commit(kind, key.clone(), last, Change::Deleted, caller);
             self.uninstall_if_crd(kind, &live, caller);
             object["metadata"]["resourceVersion"] = last["metadata"]["resourceVersion"].clone();
             return Ok(if &*kind.id == "pods" { object } else { gone(kind, &last) });
@@ -100,11 +117,7 @@ impl ApiServer {
         for object in &matching {
             self.delete(kind, &key_of(object), &options, caller)?;
         }
-        let items: Vec<&Value> = matching.iter().map(Arc::as_ref).collect();
-        Ok(json!({
-            "apiVersion": kind.api_version, "kind": format!("{}List", kind.kind),
-            "metadata": {"resourceVersion": self.revision().to_string()}, "items": items,
-        }))
+        Ok(View::Whole.many(kind, &matching, self.revision(), caller.now))
     }
 
     /// With its definition, a custom kind's objects go.
@@ -122,6 +135,10 @@ impl ApiServer {
         }
         Arc::make_mut(&mut self.kinds).remove(id);
     }
+}
+
+fn has_finalizers(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty())
 }
 
 fn key_of(object: &Value) -> ObjectKey {
@@ -157,7 +174,8 @@ fn mark(kind: &Kind, object: &mut Value, options: &DeleteOptions, now: Timestamp
     let grace = grace_seconds(kind, object, options);
     let metadata = &mut object["metadata"];
     let mut finalizers: Vec<Value> = metadata["finalizers"].as_array().cloned().unwrap_or_default();
-    if let Some(propagation) = options.propagation {
+    // Events have no dependents to wait for.
+    if let Some(propagation) = options.propagation.filter(|_| &*kind.id != events::STORED) {
         finalizers.retain(|f| f != ORPHAN && f != FOREGROUND);
         match propagation {
             Propagation::Background => {}

@@ -81,7 +81,10 @@ impl FieldError {
 
     /// Whether it leaves the object in no state for CEL rules.
     pub fn blocks_rules(&self) -> bool {
-        matches!(self.reason, "FieldValueRequired" | "FieldValueTypeInvalid" | "FieldValueTooMany" | "FieldValueTooLong")
+        matches!(
+            self.reason,
+            "FieldValueNotSupported" | "FieldValueRequired" | "FieldValueTypeInvalid" | "FieldValueTooMany" | "FieldValueTooLong"
+        )
     }
 
     pub fn forbidden(field: impl Into<String>, why: impl std::fmt::Display) -> Self {
@@ -131,7 +134,8 @@ impl ApiError {
     /// A deletion's precondition does not hold.
     pub fn precondition(kind: &Kind, name: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", kind.qualified_kind());
-        Self { details: details(kind.group(), &kind.kind, name), ..Self::new(409, "Conflict", message) }
+        let group = if kind.kind == "Event" { "" } else { kind.group() };
+        Self { details: details(group, &kind.kind, name), ..Self::new(409, "Conflict", message) }
     }
 
     pub fn internal(message: impl Into<String>) -> Self {
@@ -163,6 +167,16 @@ impl ApiError {
     }
 
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+        let group = if kind.kind == "Event" { "" } else { kind.group() };
+        Self::invalid_as((group, &kind.kind, &kind.qualified_kind()), name, errors)
+    }
+
+    /// What was sent is no right `Scale`.
+    pub fn invalid_scale(name: &str, error: FieldError) -> Self {
+        Self::invalid_as(("autoscaling", "Scale", "Scale.autoscaling"), name, &[error])
+    }
+
+    fn invalid_as((group, kind, qualified): (&str, &str, &str), name: &str, errors: &[FieldError]) -> Self {
         let mut lines: Vec<String> = Vec::new();
         for line in errors.iter().map(|e| format!("{}: {}", e.field, e.message)) {
             if !lines.contains(&line) {
@@ -174,10 +188,9 @@ impl ApiError {
             many => format!("[{}]", many.join(", ")),
         };
         let causes: Vec<Value> = errors.iter().map(|e| json!({"reason": e.reason, "message": e.message, "field": e.field})).collect();
-        let group = if kind.kind == "Event" { "" } else { kind.group() };
-        let mut body = details(group, &kind.kind, name);
+        let mut body = details(group, kind, name);
         body["causes"] = causes.into();
-        let message = format!("{} \"{name}\" is invalid: {what}", kind.qualified_kind());
+        let message = format!("{qualified} \"{name}\" is invalid: {what}");
         Self { details: body, ..Self::new(422, "Invalid", message) }
     }
 

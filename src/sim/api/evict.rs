@@ -1,8 +1,8 @@
 //! Evictions: PodDisruptionBudgets put them off.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{ApiError, ApiServer, LabelSelector, ObjectKey};
+use super::{ApiError, ApiServer, Caller, Change, Kind, LabelSelector, ObjectKey};
 
 /// Whether every budget that selects the pod allows one ready pod fewer.
 pub fn allowed(server: &ApiServer, (namespace, name): &ObjectKey) -> Result<(), ApiError> {
@@ -28,6 +28,19 @@ pub fn allowed(server: &ApiServer, (namespace, name): &ObjectKey) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Says in the pod's status that it is evicted; nobody owns that.
+pub fn announce(server: &mut ApiServer, kind: &Kind, key: &ObjectKey, caller: &Caller) {
+    let Some(pod) = server.get(&kind.id, &key.0, &key.1) else { return };
+    let mut pod = (**pod).clone();
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastProbeTime": null, "lastTransitionTime": super::seconds(caller.now)});
+    match pod["status"]["conditions"].as_array_mut() {
+        Some(conditions) => conditions.push(condition),
+        None => pod["status"]["conditions"] = json!([condition]),
+    }
+    server.commit(kind, key.clone(), pod, Change::Modified, caller);
 }
 
 fn is_ready(pod: &Value) -> bool {

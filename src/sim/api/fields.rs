@@ -71,20 +71,25 @@ impl FieldSet {
         Self { own: true, children: BTreeMap::new() }
     }
 
+    /// One field, by the names on the way to it.
+    pub fn of_path(path: &[String]) -> Self {
+        path.iter().rev().fold(Self::leaf(), |set, name| Self { own: false, children: BTreeMap::from([(format!("f:{name}"), set)]) })
+    }
+
     /// The member fields of a whole value.
     pub fn of(schema: Option<&Schema>, value: &Value) -> Self {
         let mut set = Self::default();
-        for (key, inner_schema, inner) in parts(schema, value).unwrap_or_default() {
-            // An empty list of items with owners of their own has nothing to own; an empty map has itself.
-            let no_items = inner.as_array().is_some_and(Vec::is_empty) && inner_schema.is_some_and(|s| s.list != ListType::Atomic);
-            if no_items {
-                continue;
-            }
+        let parts = parts(schema, value).unwrap_or_default();
+        // An empty list of items with owners of their own has nothing to own; an empty map has itself.
+        set.own = parts.is_empty() && !(value.is_array() && schema.is_some_and(|s| s.list != ListType::Atomic));
+        for (key, inner_schema, inner) in parts {
             let mut child = Self::of(inner_schema, inner);
-            child.own |= !key.starts_with("f:");
-            set.children.insert(key, child);
+            // What is no field of its own kind's is also a member itself.
+            child.own |= !is_declared(schema, &key);
+            if !child.is_empty() {
+                set.children.insert(key, child);
+            }
         }
-        set.own = set.children.is_empty();
         set
     }
 
@@ -107,9 +112,11 @@ impl FieldSet {
         for (key, inner_schema, inner) in parts(schema, value).unwrap_or_default() {
             let mut child = Self::of_new(inner_schema, inner);
             child.own |= !key.starts_with("f:");
-            set.children.insert(key, child);
+            if !child.is_empty() {
+                set.children.insert(key, child);
+            }
         }
-        set.own = set.children.is_empty() || !schema.is_some_and(|s| s.inherent);
+        set.own = !((value.is_object() || value.is_array()) && schema.is_some_and(|s| s.inherent));
         set
     }
 
@@ -130,6 +137,39 @@ impl FieldSet {
                 }
             }
         }
+    }
+
+    /// As [`FieldSet::subtract`], with all that is below a member.
+    pub fn subtract_whole(&mut self, other: &Self) {
+        if other.own {
+            *self = Self::default();
+            return;
+        }
+        for (key, gone) in &other.children {
+            if let Some(child) = self.children.get_mut(key) {
+                child.subtract_whole(gone);
+                if child.is_empty() {
+                    self.children.remove(key);
+                }
+            }
+        }
+    }
+
+    /// As [`FieldSet::subtract_whole`], of a set in its notation; whether anything is left.
+    pub fn subtract_whole_from(&self, fields: &mut Map<String, Value>) -> bool {
+        if self.own {
+            return false;
+        }
+        let own = is_own(fields);
+        fields.remove(OWN);
+        for (key, gone) in &self.children {
+            let left = fields.get_mut(key).and_then(Value::as_object_mut).is_none_or(|child| gone.subtract_whole_from(child));
+            if !left {
+                fields.remove(key);
+            }
+        }
+        mark_own(fields, own);
+        own || !fields.is_empty()
     }
 
     /// As [`FieldSet::subtract`], of a set in its notation; whether anything is left.
@@ -164,9 +204,9 @@ impl FieldSet {
         rest.is_empty()
     }
 
-    /// Spares what `other` has anything at or below: it is not to go as a whole.
+    /// Spares what `other` has anything at or below: it is not to go as a whole. An item of a list does, unless it is itself kept.
     pub fn spare(&mut self, other: &Self) {
-        for (key, kept) in &other.children {
+        for (key, kept) in other.children.iter().filter(|(key, kept)| key.starts_with("f:") || kept.own) {
             if let Some(child) = self.children.get_mut(key) {
                 child.own = false;
                 child.spare(kept);
@@ -197,21 +237,15 @@ impl FieldSet {
     /// Every member as people read it: `.spec.containers[name="a"].image`.
     pub fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
-        self.collect_paths(String::new(), &mut out);
+        self.collect_paths("", &mut out);
         out
     }
 
-    fn collect_paths(&self, at: String, out: &mut Vec<String>) {
-        if self.own {
-            out.push(at.clone());
-        }
+    /// The members of each level come before those below them.
+    fn collect_paths(&self, at: &str, out: &mut Vec<String>) {
+        out.extend(self.children.iter().filter(|(_, child)| child.own).map(|(key, _)| format!("{at}{}", step(key))));
         for (key, child) in &self.children {
-            let step = match key.split_at(2) {
-                ("f:", name) => format!(".{name}"),
-                ("k:", keys) => key_path(keys),
-                (_, value) => format!("[={value}]"),
-            };
-            child.collect_paths(format!("{at}{step}"), out);
+            child.collect_paths(&format!("{at}{}", step(key)), out);
         }
     }
 
@@ -239,7 +273,8 @@ impl FieldSet {
         Value::Object(out)
     }
 
-    /// Takes these fields out of a value. A map or list that they empty goes too, unless it is itself among those that are `kept`.
+    /// Takes these fields out of a value. A map or list that they empty goes too, or is null if it is itself among
+    /// those that are `kept`.
     pub fn remove_from(&self, schema: Option<&Schema>, value: &mut Value, kept: &Self) {
         for (key, gone) in &self.children {
             let inner_schema = child_schema(schema, key);
@@ -251,15 +286,22 @@ impl FieldSet {
                 Position::Field(name) => &mut value[name.as_str()],
                 Position::Item(index) => &mut value[*index],
             };
-            if !whole_item && !gone.children.is_empty() {
-                let inner_kept = kept.children.get(key);
+            let inner_kept = kept.children.get(key);
+            // What nobody has anything in any more goes as a whole, with what the server filled in.
+            let vanishes = inner_kept.is_none() && key != "f:metadata" && is_declared(schema, key);
+            if !whole_item && !vanishes && !gone.children.is_empty() {
                 gone.remove_from(inner_schema, inner, inner_kept.unwrap_or(&Self::default()));
                 let emptied = match inner {
                     Value::Object(m) => m.is_empty(),
                     Value::Array(a) => a.is_empty(),
                     _ => false,
                 };
-                if !emptied || inner_kept.is_some() {
+                if !emptied {
+                    continue;
+                }
+                // As the API server leaves it, whatever the schema says of nulls.
+                if inner_kept.is_some() {
+                    *inner = Value::Null;
                     continue;
                 }
             }
@@ -374,6 +416,12 @@ fn parts<'a>(schema: Option<&'a Schema>, value: &'a Value) -> Option<Vec<Part<'a
     }
 }
 
+/// Whether a part is a field that the schema names, not an item or a free key.
+fn is_declared(schema: Option<&Schema>, key: &str) -> bool {
+    let name = key.strip_prefix("f:");
+    name.zip(schema).is_some_and(|(name, schema)| schema.properties.contains_key(name))
+}
+
 /// The key of a list's item: `k:{...}` or `v:...`. A key that the item leaves out has its default.
 pub fn item_key(schema: &Schema, item: &Value) -> String {
     let ListType::Map(keys) = &schema.list else { return format!("v:{item}") };
@@ -386,11 +434,7 @@ pub fn item_key(schema: &Schema, item: &Value) -> String {
 pub fn doubled(schema: &Schema, value: &Value, at: &str) -> Option<String> {
     let mut seen = Vec::new();
     for (key, inner_schema, inner) in parts(Some(schema), value)? {
-        let step = match key.split_at(2) {
-            ("f:", name) => format!(".{name}"),
-            ("k:", keys) => key_path(keys),
-            (_, value) => format!("[={value}]"),
-        };
+        let step = step(&key);
         if seen.contains(&key) {
             return Some(format!("{at}: duplicate entries for key {step}"));
         }
@@ -426,6 +470,15 @@ fn child_schema<'a>(schema: Option<&'a Schema>, key: &str) -> Option<&'a Schema>
     match key.strip_prefix("f:") {
         Some(name) => schema.field(name),
         None => schema.items.as_deref(),
+    }
+}
+
+/// A key of a field set as people read it.
+fn step(key: &str) -> String {
+    match key.split_at(2) {
+        ("f:", name) => format!(".{name}"),
+        ("k:", keys) => key_path(keys),
+        (_, value) => format!("[={value}]"),
     }
 }
 

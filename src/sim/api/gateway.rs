@@ -7,11 +7,11 @@ const GROUP: &str = "gateway.networking.k8s.io";
 
 pub fn crds() -> Vec<Value> {
     vec![
-        crd("HTTPRoute", "httproutes", "Namespaced", &[], route(http_rule())),
+        crd("HTTPRoute", "httproutes", "Namespaced", &[], http_route()),
         crd("GRPCRoute", "grpcroutes", "Namespaced", &[], route(grpc_rule())),
-        crd("BackendTLSPolicy", "backendtlspolicies", "Namespaced", &[], object(json!({"spec": open(), "status": status()}))),
+        crd("BackendTLSPolicy", "backendtlspolicies", "Namespaced", &[], tls_policy()),
         crd("Gateway", "gateways", "Namespaced", &["gtw"], gateway()),
-        crd("GatewayClass", "gatewayclasses", "Cluster", &["gc"], object(json!({"spec": open(), "status": status()}))),
+        crd("GatewayClass", "gatewayclasses", "Cluster", &["gc"], with_spec(json!({"spec": open(), "status": status()}))),
     ]
 }
 
@@ -51,6 +51,22 @@ fn object(properties: Value) -> Value {
     json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": properties})
 }
 
+fn tls_policy() -> Value {
+    let list = json!({"type": "array", "x-kubernetes-list-type": "atomic", "items": open()});
+    let mut validation = object(json!({"hostname": {"type": "string"}, "caCertificateRefs": list}));
+    validation["required"] = json!(["hostname"]);
+    let mut spec = object(json!({"targetRefs": list, "validation": validation}));
+    spec["required"] = json!(["targetRefs", "validation"]);
+    with_spec(json!({"spec": spec, "status": status()}))
+}
+
+/// Where the spec must be there.
+fn with_spec(properties: Value) -> Value {
+    let mut schema = object(properties);
+    schema["required"] = json!(["spec"]);
+    schema
+}
+
 fn string_default(default: &str) -> Value {
     json!({"type": "string", "default": default})
 }
@@ -77,19 +93,32 @@ fn parent_ref() -> Value {
     reference
 }
 
+fn http_route() -> Value {
+    let mut route = route(http_rule());
+    let rules = &mut route["properties"]["spec"]["properties"]["rules"];
+    rules["default"] = default_rules();
+    rules["minItems"] = 1.into();
+    route
+}
+
 /// A route's schema around that of its rules.
 fn route(rule: Value) -> Value {
-    let parent_status = object(json!({"parentRef": parent_ref(), "conditions": conditions()}));
-    object(json!({
+    let mut parent_status = object(json!({"parentRef": parent_ref(), "conditions": conditions()}));
+    parent_status["required"] = json!(["conditions", "controllerName", "parentRef"]);
+    parent_status["properties"]["conditions"]["minItems"] = 1.into();
+    let parents = json!({
+        "parents": {"type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic", "items": parent_status},
+    });
+    let mut route = with_spec(json!({
         "spec": object(json!({
             "parentRefs": {"type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic", "items": parent_ref()},
             "hostnames": {"type": "array", "maxItems": 16, "x-kubernetes-list-type": "atomic", "items": {"type": "string"}},
             "rules": {"type": "array", "maxItems": 16, "x-kubernetes-list-type": "atomic", "items": rule},
         })),
-        "status": object(json!({
-            "parents": {"type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic", "items": parent_status},
-        })),
-    }))
+        "status": object(parents),
+    }));
+    route["properties"]["status"]["required"] = json!(["parents"]);
+    route
 }
 
 fn backend_refs() -> Value {
@@ -115,7 +144,12 @@ fn http_rule() -> Value {
     let matches = json!({"type": "array", "maxItems": 64, "x-kubernetes-list-type": "atomic",
         "default": [{"path": {"type": "PathPrefix", "value": "/"}}],
         "items": object(json!({"path": path, "headers": headers}))});
-    object(json!({"matches": matches, "backendRefs": backend_refs()}))
+    object(json!({"name": {"type": "string"}, "matches": matches, "backendRefs": backend_refs()}))
+}
+
+/// What a route without rules is given.
+fn default_rules() -> Value {
+    json!([{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}])
 }
 
 fn grpc_rule() -> Value {
@@ -124,7 +158,7 @@ fn grpc_rule() -> Value {
 
 fn gateway() -> Value {
     let listener = object(json!({"name": {"type": "string"}, "port": port(), "protocol": {"type": "string"}}));
-    object(json!({
+    with_spec(json!({
         "spec": object(json!({
             "listeners": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
                 "items": listener},

@@ -70,6 +70,11 @@ impl Kind {
         if &*self.id == events::CORE { Arc::new(events::to_core(object)) } else { object.clone() }
     }
 
+    /// Whether a PUT of what is not there creates it.
+    pub fn is_made_by_put(&self) -> bool {
+        matches!(&*self.id, "services" | "leases.coordination.k8s.io" | events::STORED)
+    }
+
     /// As messages name the resource: `deployments.apps`.
     pub fn qualified(&self) -> &str {
         &self.id

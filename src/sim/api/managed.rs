@@ -24,23 +24,32 @@ pub struct Entry {
     pub fields: FieldSet,
 }
 
-/// Reads an object's entries.
+/// Who had all fields of an object that nobody was followed in, before somebody applied to it.
+pub fn before_first_apply(schema: &Schema, live: &Value, api_version: &str, now: Timestamp) -> Option<Entry> {
+    let fields = Difference::between(schema, &json!({"metadata": {}}), live).written;
+    let manager =
+        Manager { name: "before-first-apply".into(), applies: false, api_version: api_version.to_owned(), subresource: String::new() };
+    (!fields.is_empty()).then(|| Entry { manager, time: seconds(now), fields })
+}
+
+/// Reads an object's entries. Of two of one manager the later one counts.
 pub fn read(object: &Value) -> Vec<Entry> {
-    let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let mut entries: Vec<Entry> = Vec::new();
+    for entry in object["metadata"]["managedFields"].as_array().into_iter().flatten() {
+        if entry.as_object().is_none_or(serde_json::Map::is_empty) {
+            continue;
+        }
+        let manager = Manager {
+            name: text(&entry["manager"]),
+            applies: entry["operation"] == "Apply",
+            api_version: text(&entry["apiVersion"]),
+            subresource: text(&entry["subresource"]),
+        };
+        entries.retain(|earlier| earlier.manager != manager);
+        entries.push(Entry { manager, time: text(&entry["time"]), fields: FieldSet::from_json(&entry["fieldsV1"]) });
+    }
     entries
-        .filter(|e| e.as_object().is_some_and(|e| !e.is_empty()))
-        .map(|e| Entry {
-            manager: Manager {
-                name: text(&e["manager"]),
-                applies: e["operation"] == "Apply",
-                api_version: text(&e["apiVersion"]),
-                subresource: text(&e["subresource"]),
-            },
-            time: text(&e["time"]),
-            fields: FieldSet::from_json(&e["fieldsV1"]),
-        })
-        .collect()
 }
 
 impl Entry {
@@ -100,17 +109,67 @@ pub fn note_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manage
         _ if asked.is_array() => to_json(read(new)),
         before => before.as_array().cloned().unwrap_or_default(),
     };
+    forget_doubles(&mut entries);
+    // Who owned nothing when the object was made is not followed until somebody applies.
+    if old.is_some() && entries.is_empty() {
+        put(new, entries);
+        return;
+    }
     let empty = json!({"metadata": {}});
     let difference = Difference::between(schema, old.unwrap_or(&empty), new);
     entries.retain_mut(|entry| {
         let is_writers = manager.is_some_and(|manager| is_of(entry, manager));
         let Some(fields) = entry.get_mut("fieldsV1").and_then(Value::as_object_mut) else { return false };
-        difference.removed.subtract_from(fields) && (is_writers || difference.written.subtract_from(fields))
+        difference.removed.subtract_whole_from(fields) && (is_writers || difference.written.subtract_from(fields))
     });
     if let Some(manager) = manager.filter(|_| !difference.written.is_empty()) {
         claim(&mut entries, manager, &difference.written, now);
     }
     put(new, entries);
+}
+
+/// Notes a scaling. The API server sees only the owners of the replicas there, under another version, and what it writes back is so: an
+/// updater has them in an entry of their own, without a time, and a second entry of the same manager takes the place of the first.
+pub fn note_scale(path: &[String], old: &Value, new: &mut Value, manager: Manager) {
+    let mut entries = read(old);
+    let replicas = FieldSet::of_path(path);
+    let (owners, is_followed): (Vec<Manager>, _) = {
+        let owning = |entry: &&Entry| !entry.fields.intersection(&replicas).is_empty();
+        let owners: Vec<Manager> = entries.iter().filter(owning).map(|entry| entry.manager.clone()).collect();
+        let is_followed = !owners.is_empty();
+        (owners, is_followed)
+    };
+    let at = |object: &Value| path.iter().try_fold(object, |value, name| value.get(name)).cloned();
+    let owners = match at(old) == at(new) {
+        true => owners,
+        // No replicas are written as nothing, and nothing is owned by nobody.
+        false if is_followed && at(new).is_some_and(|replicas| replicas != 0) => vec![manager],
+        false => vec![],
+    };
+    for entry in entries.iter_mut().filter(|entry| !(entry.manager.applies && owners.contains(&entry.manager))) {
+        entry.fields.subtract(&replicas);
+    }
+    let owners = owners.into_iter().filter(|owner| !(owner.applies && entries.iter().any(|entry| entry.manager == *owner)));
+    let theirs: Vec<Entry> = owners.map(|manager| Entry { manager, time: String::new(), fields: replicas.clone() }).collect();
+    entries.extend(theirs);
+    write(new, entries);
+}
+
+/// Entries that say nothing are not stored.
+pub fn forget_empty(object: &mut Value) {
+    if let Some(entries) = object.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
+        entries.retain(|entry| entry.as_object().is_none_or(|entry| !entry.is_empty()));
+    }
+}
+
+/// Of two entries of one manager only the later one is read.
+fn forget_doubles(entries: &mut Vec<Value>) {
+    let identity = |entry: &Value| ["manager", "operation", "apiVersion", "subresource"].map(|field| entry[field].clone());
+    for at in (0..entries.len()).rev() {
+        if entries[at + 1..].iter().any(|later| identity(later) == identity(&entries[at])) {
+            entries.remove(at);
+        }
+    }
 }
 
 fn take(object: &mut Value) -> Vec<Value> {
@@ -122,17 +181,14 @@ fn take(object: &mut Value) -> Vec<Value> {
 
 /// Adds fields to a manager's entry; its time moves only if it did not have them all.
 fn claim(entries: &mut Vec<Value>, manager: &Manager, fields: &FieldSet, now: Timestamp) {
-    // The API server notes no time for scaling.
-    let time = if manager.subresource == "scale" { String::new() } else { seconds(now) };
+    let time = seconds(now);
     let Some(entry) = entries.iter_mut().find(|entry| is_of(entry, manager)) else {
         return entries.push(Entry { manager: manager.clone(), time, fields: fields.clone() }.to_json());
     };
     if let Some(had) = entry["fieldsV1"].as_object_mut() {
         fields.union_into(had);
     }
-    if !time.is_empty() {
-        entry["time"] = time.into();
-    }
+    entry["time"] = time.into();
 }
 
 /// Whether an entry is a manager's.

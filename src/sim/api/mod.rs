@@ -16,6 +16,7 @@ mod evict;
 mod fields;
 mod gateway;
 mod ident;
+mod json_patch;
 mod kinds;
 mod managed;
 mod normalize;
@@ -220,7 +221,9 @@ impl ApiServer {
             return match method {
                 "GET" => Ok((200, self.list_page(&kind, &target, &query, view, now)?)),
                 "POST" => {
-                    let made = self.create(&kind.id, target.namespace.as_deref(), request.body.clone(), &caller)?;
+                    let mut object = request.body.clone();
+                    normalize::decode(&kind, &mut object).map_err(|why| normalize::undecodable(&kind, &why))?;
+                    let made = self.create(&kind.id, target.namespace.as_deref(), object, &caller)?;
                     Ok((201, view.one(&kind, &made, now)))
                 }
                 "DELETE" => Ok((200, self.delete_collection(&kind, &target, &query, request, &caller)?)),
@@ -240,7 +243,11 @@ impl ApiServer {
                     _ => Ok((200, view.one(&kind, &kind.shown(live), now))),
                 }
             }
-            "PUT" => self.put(&kind, &key, part, request.body.clone(), &caller).map(|o| (200, view.or_scale(&kind, &o, part, now))),
+            "PUT" => {
+                let is_new = kind.is_made_by_put() && self.store.get(&kind.id, &key).is_none();
+                let object = self.put(&kind, &key, part, request.body.clone(), &caller)?;
+                Ok((if is_new { 201 } else { 200 }, view.or_scale(&kind, &object, part, now)))
+            }
             "PATCH" => {
                 let (status, object) = self.patch(&kind, &key, part, request, &query, &caller)?;
                 Ok((status, view.or_scale(&kind, &object, part, now)))
@@ -252,6 +259,7 @@ impl ApiServer {
             "POST" if part == Part::Eviction => {
                 let options = DeleteOptions::parse(&request.body["deleteOptions"], &query)?;
                 evict::allowed(self, &key)?;
+                evict::announce(self, &kind, &key, &caller);
                 self.delete(&kind, &key, &options, &caller)?;
                 Ok((201, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
             }

@@ -26,7 +26,8 @@ pub fn for_update(kind: &Kind, live: &Value, object: &mut Value) -> Result<(), A
     let is_same = |field: &str, value: &Value| !matches!(field, "apiVersion" | "kind") && live.get(field) == Some(value);
     let is_part =
         |(field, value): (&String, &Value)| matches!(&**field, "apiVersion" | "kind" | "metadata" | "status") || is_same(field, value);
-    if !kind.custom && !fields.iter().all(is_part) {
+    let is_removed = |field: &String| !fields.contains_key(field);
+    if !kind.custom && (!fields.iter().all(is_part) || live.as_object().is_some_and(|live| live.keys().any(is_removed))) {
         return shape_up(kind, object, defaults::fill);
     }
     // What is as it was has its shape already.
@@ -45,7 +46,7 @@ pub fn for_update(kind: &Kind, live: &Value, object: &mut Value) -> Result<(), A
 
 /// `fill` fills in what the whole object is given.
 fn shape_up(kind: &Kind, object: &mut Value, fill: impl Fn(&Kind, &mut Value)) -> Result<(), ApiError> {
-    check_types(kind, object)?;
+    check_types(kind, object).map_err(|why| undecodable(kind, &why))?;
     kind.schema.prune(object);
     kind.schema.fill(object);
     if !kind.custom {
@@ -56,29 +57,42 @@ fn shape_up(kind: &Kind, object: &mut Value, fill: impl Fn(&Kind, &mut Value)) -
     Ok(())
 }
 
-/// Refuses what could not be decoded into a built-in kind.
-pub fn check_types(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
-    if !kind.custom {
+/// Refuses what could not be decoded: a built-in kind as a whole, of custom ones the metadata.
+pub fn check_types(kind: &Kind, object: &mut Value) -> Result<(), String> {
+    let wrong = if kind.custom {
+        kind.schema.field("metadata").and_then(|schema| validate::wrong_type(schema, &object["metadata"], ""))
+    } else {
         drop_nulls(object);
-        if let Some((path, value, wanted)) = validate::wrong_type(&kind.schema, object, "") {
-            let value = match value {
-                Value::Bool(_) => "bool",
-                Value::Number(_) => "number",
-                Value::String(_) => "string",
-                Value::Array(_) => "array",
-                _ => "object",
-            };
-            let message = format!(
-                "{} in version {:?} cannot be handled as a {}: json: cannot unmarshal {value} into Go struct field {}.{path} of type {wanted}",
-                kind.kind,
-                kind.version(),
-                kind.kind,
-                kind.kind
-            );
-            return Err(ApiError::bad_request(message));
+        validate::wrong_type(&kind.schema, object, "")
+    };
+    let Some((path, value, wanted)) = wrong else { return Ok(()) };
+    let value = match value {
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        _ => "object",
+    };
+    let whole = if kind.custom { "ObjectMeta" } else { &kind.kind };
+    Err(format!("json: cannot unmarshal {value} into Go struct field {whole}.{path} of type {wanted}"))
+}
+
+/// Reads what a client sent, or a patch made, as an object of the kind; or says why it is none.
+pub fn decode(kind: &Kind, object: &mut Value) -> Result<(), String> {
+    check_types(kind, object)?;
+    if kind.custom {
+        // Who wrote what is followed by the schema: where that cannot be read, not even in a part that is ignored, all owners are forgotten.
+        if kind.schema.mistyped(object, "").is_some() && object["metadata"].is_object() {
+            object["metadata"]["managedFields"] = json!([{}]);
         }
+        kind.schema.settle(object);
     }
     Ok(())
+}
+
+/// A body that is no object of the kind.
+pub fn undecodable(kind: &Kind, why: &str) -> ApiError {
+    ApiError::bad_request(format!("{} in version {:?} cannot be handled as a {}: {why}", kind.kind, kind.version(), kind.kind))
 }
 
 /// Metadata is typed for every kind, custom ones too: what is empty in it is left out.
@@ -90,10 +104,10 @@ fn drop_empty_metadata(object: &mut Value) {
 
 /// What server-side apply may own of a configuration: the part that the request is about.
 pub fn applied(kind: &Kind, part: Part, config: &mut Value) {
-    if !kind.custom {
-        drop_nulls(config);
-    }
     kind.schema.prune(config);
+    if kind.custom {
+        kind.schema.settle_numbers(config);
+    }
     let Some(map) = config.as_object_mut() else {
         return;
     };
@@ -118,6 +132,9 @@ pub fn only_part(kind: &Kind, part: Part, live: &Value, mut proposed: Value) -> 
             keep(&mut proposed, live, |field| !matches!(field, "status" | "metadata"));
             if let Some(fields) = proposed.as_object_mut() {
                 fields.retain(|field, value| field != "status" || !value.is_null());
+            }
+            if !kind.custom {
+                defaults::complete_status(kind, live, &mut proposed["status"]);
             }
             if kind.custom {
                 keep(&mut proposed["metadata"], &live["metadata"], |field| field != "managedFields");

@@ -1,29 +1,8 @@
-//! The three patch formats besides server-side apply.
+//! Merge patches: that of the RFC, and Kubernetes' own for built-in kinds.
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::error::ApiError;
 use super::schema::{ListType, Schema};
-
-/// JSON Patch (RFC 6902). An operation that fails, `test` included, refuses the whole patch; the object is then of no use any more.
-pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), ApiError> {
-    if !patch.is_array() {
-        return Err(ApiError::bad_request("error decoding patch: json: cannot unmarshal into Go value"));
-    }
-    let patch = json_patch::Patch::deserialize(patch).map_err(|_| ApiError::unprocessable())?;
-    for operation in &patch.0 {
-        // As the API server, and unlike the RFC: a missing value passes a test for null.
-        if let json_patch::PatchOperation::Test(test) = operation
-            && test.value.is_null()
-            && object.pointer(test.path.as_str()).is_none()
-        {
-            continue;
-        }
-        json_patch::patch_unsafe(object, std::slice::from_ref(operation)).map_err(|_| ApiError::unprocessable())?;
-    }
-    Ok(())
-}
 
 /// JSON Merge Patch (RFC 7386).
 pub fn merge_patch(object: &mut Value, patch: &Value) {
@@ -142,23 +121,6 @@ fn own((k, v): (&String, &Value)) -> (String, Value) {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn a_failed_test_refuses_the_whole_patch() {
-        let mut object = json!({"a": 1});
-        let patch = json!([{"op": "test", "path": "/a", "value": 2}, {"op": "replace", "path": "/a", "value": 3}]);
-        let refused = json_patch(&mut object, &patch).unwrap_err();
-        assert_eq!((refused.code, refused.reason), (422, "Invalid"));
-        assert_eq!(object, json!({"a": 1}));
-    }
-
-    #[test]
-    fn a_missing_value_passes_a_test_for_null() {
-        let mut object = json!({"a": {}});
-        let patch = json!([{"op": "test", "path": "/a/b", "value": null}, {"op": "add", "path": "/a/b", "value": 3}]);
-        json_patch(&mut object, &patch).unwrap();
-        assert_eq!(object, json!({"a": {"b": 3}}));
-    }
 
     #[test]
     fn merge_patch_removes_nulls() {

@@ -17,6 +17,11 @@ const NAME_PART: &str = "name part must consist of alphanumeric characters, '-',
     alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
     '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 
+/// What is said of a change that a pod may not see.
+const POD_CHANGES: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
+    `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
+    `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
 /// The rules for the metadata of any object.
 pub fn metadata(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -32,12 +37,22 @@ pub fn metadata(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
             errors.push(FieldError::invalid("metadata.annotations", &json!(key), NAME_PART));
         }
     }
+    for (i, finalizer) in
+        metadata["finalizers"].as_array().into_iter().flatten().enumerate().filter(|_| !kind.custom && kind.kind != "Lease")
+    {
+        let name = finalizer.as_str().unwrap_or_default();
+        if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(format!("metadata.finalizers[{i}]"), finalizer, why));
+        }
+    }
     owners(&metadata["ownerReferences"], &mut errors);
     if let Some(live) = live.filter(|l| !l["metadata"]["deletionTimestamp"].is_null()) {
         let had = live["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
         let added: Vec<&Value> = metadata["finalizers"].as_array().into_iter().flatten().filter(|f| !had.contains(f)).collect();
         if !added.is_empty() {
-            let added: Vec<String> = added.iter().map(|f| f.to_string()).collect();
+            let mut added: Vec<String> = added.iter().map(|f| f.to_string()).collect();
+            added.sort();
             let why = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
                 added.join(", ")
@@ -53,7 +68,11 @@ fn owners(references: &Value, errors: &mut Vec<FieldError>) {
     for reference in list {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if reference[field].as_str().is_none_or(str::is_empty) {
-                errors.push(FieldError::invalid(format!("metadata.ownerReferences.{field}"), &json!(""), "must not be empty"));
+                errors.push(FieldError::invalid(
+                    format!("metadata.ownerReferences.{field}"),
+                    &json!(""),
+                    if field == "apiVersion" { "version must not be empty" } else { "must not be empty" },
+                ));
             }
         }
     }
@@ -75,7 +94,7 @@ fn labels(map: &Value, path: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(path, &json!(key), NAME_PART));
         }
         if !value.as_str().is_some_and(|v| v.is_empty() || is_name_part(v)) {
-            errors.push(FieldError::invalid(path, value, "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"));
+            errors.push(FieldError::invalid(path, value, "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"));
         }
     }
 }
@@ -137,9 +156,14 @@ fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value)
         .into_vec()
         .into_iter()
         .map(|e| {
-            let path: Vec<&str> = e.field_path.split('.').collect();
-            let value = path.iter().try_fold(object, |v, k| v.get(k)).unwrap_or(object);
-            let mut error = FieldError::rule(e.field_path.clone(), value, &e.message);
+            // `steps[0].pause`
+            let mut path = e.field_path.split(['.', '[']).map(|step| step.trim_end_matches(']'));
+            let inner =
+                |value: &'_ Value, step: &str| step.parse().map_or_else(|_| value.get(step), |index: usize| value.get(index)).cloned();
+            let value = path.try_fold(object.clone(), |value, step| inner(&value, step));
+            let value = value.as_ref().unwrap_or(object);
+            let path = if e.field_path.is_empty() { "<nil>".to_owned() } else { e.field_path.clone() };
+            let mut error = FieldError::rule(path, value, &e.message);
             match e.reason.as_deref() {
                 Some("FieldValueRequired") => error = FieldError::required(e.field_path, &e.message),
                 Some("FieldValueForbidden") => error = FieldError::forbidden(e.field_path, &e.message),
@@ -154,15 +178,23 @@ fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value)
 pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     match &*kind.id {
-        "deployments.apps" | "replicasets.apps" => workload(live, object, &mut errors),
+        "deployments.apps" | "replicasets.apps" => {
+            workload(kind, live, object, &mut errors);
+            if live.is_some_and(|live| live["status"] != object["status"]) {
+                let other = if &*kind.id == "deployments.apps" { "updatedReplicas" } else { "fullyLabeledReplicas" };
+                counts(&object["status"], other, &mut errors);
+            }
+        }
+        "configmaps" => immutable(live, object, &["data", "binaryData"], &mut errors),
         "pods" => {
             pod_spec(&object["spec"], "spec", &mut errors);
-            if let Some(live) = live
-                && live["spec"] != object["spec"]
-                && without_images(&live["spec"]) != without_images(&object["spec"])
-            {
-                let why = "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations`, `spec.terminationGracePeriodSeconds`";
-                errors.push(FieldError::forbidden("spec", why));
+            if let Some(live) = live.filter(|live| live["spec"] != object["spec"]) {
+                let count = |pod: &Value| pod["spec"]["containers"].as_array().map_or(0, Vec::len);
+                if count(live) != count(object) {
+                    errors.push(FieldError::forbidden("spec.containers", "pod updates may not add or remove containers"));
+                } else if without_images(&live["spec"]) != without_images(&object["spec"]) {
+                    errors.push(FieldError::forbidden("spec", POD_CHANGES));
+                }
             }
         }
         "services" => service(live, object, &mut errors),
@@ -177,14 +209,22 @@ pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
                 errors.push(FieldError::invalid("spec.leaseTransitions", transitions, "must be greater than or equal to 0"));
             }
         }
-        "controllerrevisions.apps" if object["data"].is_null() => {
-            errors.push(FieldError::required("data", "data is mandatory"));
+        "endpointslices.discovery.k8s.io" if object["addressType"].is_null() => errors.push(FieldError::required("addressType", "")),
+        "controllerrevisions.apps" => {
+            if object["revision"].as_i64().is_some_and(|revision| revision < 0) {
+                errors.push(FieldError::invalid("revision", &object["revision"], "must be greater than or equal to 0"));
+            }
+            if live.is_some_and(|l| l["data"] != object["data"]) {
+                errors.push(FieldError::invalid("data", &object["data"], "field is immutable"));
+            } else if object["data"].is_null() {
+                errors.push(FieldError::required("data", "data is mandatory"));
+            }
         }
-        "controllerrevisions.apps" if live.is_some_and(|l| l["data"] != object["data"]) => {
-            errors.push(FieldError::invalid("data", &object["data"], "field is immutable"));
-        }
-        "secrets" if live.is_some_and(|l| l["type"] != object["type"]) => {
-            errors.push(FieldError::invalid("type", &object["type"], "field is immutable"));
+        "secrets" => {
+            if live.is_some_and(|l| l["type"] != object["type"]) {
+                errors.push(FieldError::invalid("type", &object["type"], "field is immutable"));
+            }
+            immutable(live, object, &["data"], &mut errors);
         }
         _ => {}
     }
@@ -194,7 +234,7 @@ pub fn built_in(kind: &Kind, live: Option<&Value>, object: &Value) -> Vec<FieldE
 fn without_images(spec: &Value) -> Value {
     let mut spec = spec.clone();
     if let Some(map) = spec.as_object_mut() {
-        for field in ["tolerations", "activeDeadlineSeconds", "nodeName", "terminationGracePeriodSeconds"] {
+        for field in ["tolerations", "activeDeadlineSeconds", "nodeName"] {
             map.remove(field);
         }
     }
@@ -206,40 +246,99 @@ fn without_images(spec: &Value) -> Value {
     spec
 }
 
-fn workload(live: Option<&Value>, object: &Value, errors: &mut Vec<FieldError>) {
+/// What says of itself that it never changes.
+fn immutable(live: Option<&Value>, object: &Value, fields: &[&str], errors: &mut Vec<FieldError>) {
+    let Some(live) = live.filter(|live| live["immutable"] == true) else { return };
+    let changed = fields.iter().filter(|field| live[**field] != object[**field]);
+    for field in (object["immutable"] != true).then_some(&"immutable").into_iter().chain(changed) {
+        errors.push(FieldError::forbidden(*field, "field is immutable when `immutable` is set"));
+    }
+}
+
+fn workload(kind: &Kind, live: Option<&Value>, object: &Value, errors: &mut Vec<FieldError>) {
     let spec = &object["spec"];
-    for field in ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
-        if spec[field].as_i64().is_some_and(|n| n < 0) {
-            let path = format!("spec.{field}");
-            errors.push(FieldError::invalid(path, &spec[field], "must be greater than or equal to 0"));
+    let not_negative = |fields: &[&str], errors: &mut Vec<FieldError>| {
+        for field in fields.iter().filter(|field| spec[**field].as_i64().is_some_and(|n| n < 0)) {
+            errors.push(FieldError::invalid(format!("spec.{field}"), &spec[*field], "must be greater than or equal to 0"));
         }
-    }
+    };
+    let is_deployment = &*kind.id == "deployments.apps";
+    not_negative(if is_deployment { &["replicas"] } else { &["replicas", "minReadySeconds"] }, errors);
     let selector = LabelSelector::from_object(&spec["selector"]);
-    if selector.is_empty() {
+    if spec["selector"].is_null() {
         errors.push(FieldError::required("spec.selector", ""));
+    } else if selector.is_empty() {
+        errors.push(FieldError::invalid("spec.selector", &spec["selector"], "empty selector is invalid for deployment"));
     }
-    if selector.is_empty() || !selector.matches(&spec["template"]["metadata"]["labels"]) {
-        let value = &spec["template"]["metadata"]["labels"];
-        errors.push(FieldError::invalid("spec.template.metadata.labels", value, "`selector` does not match template `labels`"));
+    let labels_of_pods = &spec["template"]["metadata"]["labels"];
+    if spec["selector"].is_null() || !selector.matches(labels_of_pods) {
+        errors.push(FieldError::invalid("spec.template.metadata.labels", labels_of_pods, "`selector` does not match template `labels`"));
     }
-    if live.is_some_and(|l| l["spec"]["selector"] != spec["selector"]) {
-        errors.push(FieldError::invalid("spec.selector", &spec["selector"], "field is immutable"));
-    }
-    labels(&spec["template"]["metadata"]["labels"], "spec.template.labels", errors);
-    let update = &spec["strategy"]["rollingUpdate"];
-    let none = |v: &Value| *v == json!(0) || *v == json!("0%");
-    if none(&update["maxSurge"]) && none(&update["maxUnavailable"]) {
-        let field = "spec.strategy.rollingUpdate.maxUnavailable";
-        errors.push(FieldError::invalid(field, &update["maxUnavailable"], "may not be 0 when `maxSurge` is 0"));
-    }
+    labels(labels_of_pods, "spec.template.labels", errors);
+    pod_spec(&spec["template"]["spec"], "spec.template.spec", errors);
     let policy = &spec["template"]["spec"]["restartPolicy"];
     if policy.is_string() && policy != "Always" {
         errors.push(FieldError::unsupported("spec.template.spec.restartPolicy", policy, &[json!("Always")]));
     }
-    pod_spec(&spec["template"]["spec"], "spec.template.spec", errors);
+    if is_deployment {
+        let update = &spec["strategy"]["rollingUpdate"];
+        match spec["strategy"]["type"].as_str() {
+            Some("Recreate") if !update.is_null() => {
+                let why = "may not be specified when strategy `type` is 'Recreate'";
+                errors.push(FieldError::forbidden("spec.strategy.rollingUpdate", why));
+            }
+            Some("Recreate" | "RollingUpdate") | None => {}
+            Some(other) => {
+                // As Go prints the whole of it.
+                let message = format!("{{\"Type\":{other:?},\"RollingUpdate\":null}}: supported values: \"Recreate\", \"RollingUpdate\"");
+                let message = format!("Unsupported value: {message}");
+                errors.push(FieldError { field: "spec.strategy".into(), reason: "FieldValueNotSupported", message });
+            }
+        }
+        let none = |v: &Value| *v == json!(0) || *v == json!("0%");
+        if none(&update["maxSurge"]) && none(&update["maxUnavailable"]) {
+            let field = "spec.strategy.rollingUpdate.maxUnavailable";
+            errors.push(FieldError::invalid(field, &update["maxUnavailable"], "may not be 0 when `maxSurge` is 0"));
+        }
+        not_negative(&["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], errors);
+        let count = |field: &str| spec[field].as_i64();
+        if count("progressDeadlineSeconds").is_some_and(|deadline| deadline <= count("minReadySeconds").unwrap_or(0)) {
+            let why = "must be greater than minReadySeconds";
+            errors.push(FieldError::invalid("spec.progressDeadlineSeconds", &spec["progressDeadlineSeconds"], why));
+        }
+    }
+    if live.is_some_and(|l| l["spec"]["selector"] != spec["selector"]) {
+        errors.push(FieldError::invalid("spec.selector", &spec["selector"], "field is immutable"));
+    }
+}
+
+/// The numbers of pods in a workload's status; `other` is the one that not every kind has.
+fn counts(status: &Value, other: &str, errors: &mut Vec<FieldError>) {
+    let count = |field: &str| status[field].as_i64().unwrap_or(0);
+    let all = ["replicas", other, "readyReplicas", "availableReplicas", "unavailableReplicas", "observedGeneration"];
+    for field in all.into_iter().filter(|field| count(field) < 0) {
+        errors.push(FieldError::invalid(format!("status.{field}"), &status[field], "must be greater than or equal to 0"));
+    }
+    for field in [other, "readyReplicas", "availableReplicas"] {
+        if count(field) > count("replicas") {
+            errors.push(FieldError::invalid(format!("status.{field}"), &count(field).into(), "cannot be greater than status.replicas"));
+        }
+    }
+    if count("availableReplicas") > count("readyReplicas") {
+        errors.push(FieldError::invalid(
+            "status.availableReplicas",
+            &count("availableReplicas").into(),
+            "cannot be greater than readyReplicas",
+        ));
+    }
 }
 
 fn pod_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    for (i, volume) in spec["volumes"].as_array().into_iter().flatten().enumerate() {
+        if volume["name"].as_str().is_none_or(str::is_empty) {
+            errors.push(FieldError::required(format!("{path}.volumes[{i}].name"), ""));
+        }
+    }
     let containers = spec["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
     if containers.is_empty() {
         errors.push(FieldError::required(format!("{path}.containers"), ""));
@@ -257,6 +356,11 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
         if container["image"].as_str().is_none_or(str::is_empty) {
             errors.push(FieldError::required(format!("{at}.image"), ""));
+        }
+        for (j, env) in container["env"].as_array().into_iter().flatten().enumerate() {
+            if env["name"].as_str().is_none_or(str::is_empty) {
+                errors.push(FieldError::required(format!("{at}.env[{j}].name"), ""));
+            }
         }
         for (j, port) in container["ports"].as_array().into_iter().flatten().enumerate() {
             port_number(&port["containerPort"], &format!("{at}.ports[{j}].containerPort"), errors);
@@ -317,9 +421,24 @@ fn service(live: Option<&Value>, object: &Value, errors: &mut Vec<FieldError>) {
     if ports.is_empty() && spec["type"] != "ExternalName" && spec["clusterIP"] != "None" {
         errors.push(FieldError::required("spec.ports", ""));
     }
+    let one_of = |field: &str, allowed: &[&str], errors: &mut Vec<FieldError>| {
+        let allowed: Vec<Value> = allowed.iter().map(|word| json!(word)).collect();
+        if spec[field].is_string() && !allowed.contains(&spec[field]) {
+            errors.push(FieldError::unsupported(format!("spec.{field}"), &spec[field], &allowed));
+        }
+    };
+    one_of("sessionAffinity", &["ClientIP", "None"], errors);
+    one_of("type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], errors);
     let mut names: Vec<&str> = Vec::new();
     for (i, port) in ports.iter().enumerate() {
-        port_number(&port["port"], &format!("spec.ports[{i}].port"), errors);
+        if !matches!(port["port"].as_i64(), Some(1..=65535)) {
+            let number = json!(port["port"].as_i64().unwrap_or(0));
+            let why = "must be between 1 and 65535, inclusive";
+            errors.push(FieldError::invalid(format!("spec.ports[{i}].port"), &number, why));
+            if port["targetPort"].as_i64().unwrap_or(0) == 0 && !port["targetPort"].is_string() {
+                errors.push(FieldError::invalid(format!("spec.ports[{i}].targetPort"), &json!(0), why));
+            }
+        }
         match port["name"].as_str() {
             None | Some("") if ports.len() > 1 => {
                 errors.push(FieldError::required(format!("spec.ports[{i}].name"), ""));

@@ -22,6 +22,8 @@ pub fn of(kind: &Kind, live: &Value) -> Result<Value, ApiError> {
         scale["metadata"][field] = metadata[field].clone();
     }
     match at(&paths.spec_replicas).and_then(Value::as_i64) {
+        // None is written as nothing.
+        Some(0) => {}
         Some(replicas) => scale["spec"]["replicas"] = replicas.into(),
         // A custom resource has no scale to show before its replicas are set.
         None if kind.custom => {
@@ -45,11 +47,17 @@ pub fn of(kind: &Kind, live: &Value) -> Result<Value, ApiError> {
 /// The live object with the replicas (and resourceVersion, if given) of a `Scale`.
 pub fn written_back(kind: &Kind, live: &Value, scale: &Value) -> Result<Value, ApiError> {
     let paths = kind.scale.as_ref().ok_or_else(ApiError::no_such_path)?;
-    let replicas = scale["spec"].get("replicas").and_then(Value::as_i64).unwrap_or(0);
+    let replicas = &scale["spec"]["replicas"];
+    if !replicas.is_null() && !replicas.is_i64() {
+        let found = if replicas.is_string() { "string" } else { "number" };
+        let why = format!("json: cannot unmarshal {found} into Go struct field ScaleSpec.spec.replicas of type int32");
+        return Err(ApiError::undecodable_patch(&scale.to_string(), &why));
+    }
+    let replicas = replicas.as_i64().unwrap_or(0);
     if replicas < 0 && !kind.custom {
         let name = live["metadata"]["name"].as_str().unwrap_or_default();
         let error = FieldError::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
-        return Err(ApiError::invalid(kind, name, &[error]));
+        return Err(ApiError::invalid_scale(name, error));
     }
     let mut out = live.clone();
     set(&mut out, &paths.spec_replicas, replicas.into());

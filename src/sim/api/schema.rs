@@ -165,10 +165,89 @@ impl Schema {
         }
     }
 
+    /// The first value of a wrong type, as server-side apply words it.
+    pub fn mistyped(&self, value: &Value, at: &str) -> Option<String> {
+        let wanted = match self.shape {
+            Shape::Object if !value.is_object() => "map",
+            Shape::Array if !value.is_array() => "list",
+            Shape::String if !value.is_string() => "string",
+            Shape::Integer | Shape::Number if !value.is_number() => "numeric (int or float)",
+            Shape::Boolean if !value.is_boolean() => "boolean",
+            _ => "",
+        };
+        match value {
+            Value::Null => None,
+            _ if !wanted.is_empty() => Some(format!("{at}: expected {wanted}, got {value}")),
+            Value::Object(map) => map.iter().find_map(|(key, value)| self.field(key)?.mistyped(value, &format!("{at}.{key}"))),
+            Value::Array(items) => {
+                let inner = self.items.as_deref()?;
+                items.iter().enumerate().find_map(|(i, value)| inner.mistyped(value, &format!("{at}[{i}]")))
+            }
+            _ => None,
+        }
+    }
+
+    /// The first item of a list that has none of the keys that it should be told apart by, in words.
+    pub fn keyless(&self, value: &Value, at: &str) -> Option<String> {
+        match value {
+            Value::Object(map) => {
+                let fields = map.iter().filter(|(key, _)| *key != "metadata");
+                fields.into_iter().find_map(|(key, value)| self.field(key)?.keyless(value, &format!("{at}.{key}")))
+            }
+            Value::Array(items) => {
+                let inner = self.items.as_deref()?;
+                let ListType::Map(keys) = &self.list else {
+                    return items.iter().enumerate().find_map(|(i, item)| inner.keyless(item, &format!("{at}[{i}]")));
+                };
+                let has_default = |key: &String| inner.properties.get(key).is_some_and(|schema| schema.default.is_some());
+                let has_none = |item: &Value| keys.iter().all(|key| item.get(key).is_none() && !has_default(key));
+                let position = items.iter().position(has_none)?;
+                Some(format!(
+                    "{at}: element {position}: associative list with keys has an element that omits all key fields {} (and doesn't have \
+                     default values for any key fields)",
+                    Value::from(keys.clone())
+                ))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a field that has no schema of its own is dropped.
     fn drops(&self, field: &str) -> bool {
         let embedded = self.embedded && matches!(field, "apiVersion" | "kind" | "metadata");
         !embedded && self.shape != Shape::Any && !self.keep_unknown && self.additional.is_none() && !self.properties.contains_key(field)
+    }
+
+    /// Writes whole numbers as such, and drops each null that may not be one.
+    pub fn settle(&self, value: &mut Value) {
+        self.write_whole(value, true);
+    }
+
+    /// Writes whole numbers as such: `5.0` as `5`.
+    pub fn settle_numbers(&self, value: &mut Value) {
+        self.write_whole(value, false);
+    }
+
+    fn write_whole(&self, value: &mut Value, without_nulls: bool) {
+        match value {
+            #[expect(clippy::cast_possible_truncation, reason = "it is whole, and far from the limits")]
+            Value::Number(number) if self.shape == Shape::Number => {
+                if let Some(float) = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 1e15) {
+                    *value = (float as i64).into();
+                }
+            }
+            Value::Object(map) => {
+                let may_be = |schema: &Schema| schema.nullable || schema.shape == Shape::Any || schema.default.is_some();
+                map.retain(|name, value| !without_nulls || !value.is_null() || self.field(name).is_none_or(may_be));
+                for (name, value) in map.iter_mut() {
+                    self.field(name).into_iter().for_each(|schema| schema.write_whole(value, without_nulls));
+                }
+            }
+            Value::Array(items) => {
+                self.items.iter().for_each(|schema| items.iter_mut().for_each(|item| schema.write_whole(item, without_nulls)))
+            }
+            _ => {}
+        }
     }
 
     /// Fills in defaults below the fields that are present.
@@ -231,6 +310,7 @@ fn compile(raw: &Value, name: &str, source: Source, defs: &mut Definitions<'_>) 
     }
     if source == Source::BuiltIn {
         let open = schema.properties.is_empty() && schema.additional.is_none();
+        schema.atomic |= open && matches!(schema.shape, Shape::Any | Shape::Object);
         schema.keep_unknown |= open && schema.shape == Shape::Object;
         overlay(name, &mut schema);
     }
@@ -333,11 +413,16 @@ fn overlay(name: &str, schema: &mut Schema) {
             _ => schema.list.clone(),
         };
     }
+    if name == "ownerReferences"
+        && let Some(item) = schema.items.as_mut()
+    {
+        Arc::make_mut(item).atomic = true;
+    }
     if name == "ports" && matches!(schema.list, ListType::Map(_)) {
         default_protocol(schema);
     }
-    schema.inherent = ["metadata", "spec", "status", "template", "strategy", "containers", "resources"].contains(&name);
-    let atomic = ["selector", "labelSelector", "nodeSelector", "fieldRef", "resourceFieldRef", "targetRef"];
+    schema.inherent = ["metadata", "spec", "status", "template", "strategy", "containers", "scaleTargetRef"].contains(&name);
+    let atomic = ["selector", "labelSelector", "nodeSelector", "fieldRef", "resourceFieldRef", "targetRef", "regarding", "related"];
     schema.atomic |= atomic.contains(&name) || name.ends_with("KeyRef");
 }
 

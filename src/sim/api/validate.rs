@@ -43,8 +43,13 @@ fn check_new(schema: &Schema, before: Option<&Value>, value: &Value, path: &mut 
         return;
     }
     if let Some(wanted) = mismatch(schema.shape, value) {
-        let why = format!("{path} in body must be of type {wanted}: {}", type_name(value));
-        errors.push(FieldError::type_invalid(&*path, &type_name(value), why));
+        let format = schema.checks.format.as_deref().filter(|_| value.is_f64());
+        let (wanted, found) = (format.unwrap_or(wanted), if format.is_some() { "\"float64\"".into() } else { type_name(value) });
+        errors.push(FieldError::type_invalid(&*path, &found, format!("{path} in body must be of type {wanted}: {found}")));
+        if let Some(format) = format {
+            let why = format!("Checked value must be of type integer with format {format} in {path}");
+            errors.push(FieldError::invalid("<nil>", &"".into(), why));
+        }
         return;
     }
     check_scalar(schema, value, path, errors);
@@ -53,7 +58,7 @@ fn check_new(schema: &Schema, before: Option<&Value>, value: &Value, path: &mut 
             for name in schema.checks.required.iter().filter(|n| !map.contains_key(*n)) {
                 errors.push(FieldError::required(join(path, name), ""));
             }
-            check_size(schema, map.len(), "properties", path, value, errors);
+            check_size(schema, map.len(), "properties", path, errors);
             for (k, v) in map.iter().filter(|(k, v)| before.is_none_or(|before| before.get(k) != Some(v))) {
                 if let Some(inner) = schema.field(k) {
                     let end = path.len();
@@ -65,7 +70,7 @@ fn check_new(schema: &Schema, before: Option<&Value>, value: &Value, path: &mut 
             }
         }
         Value::Array(items) => {
-            check_size(schema, items.len(), "items", path, value, errors);
+            check_size(schema, items.len(), "items", path, errors);
             for (i, v) in items.iter().enumerate() {
                 if let Some(inner) = &schema.items {
                     let end = path.len();
@@ -111,7 +116,8 @@ fn check_scalar(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<Fie
             say(format!("should match '{pattern}'"));
         }
         if checks.format.as_deref() == Some("date-time") && text.parse::<jiff::Timestamp>().is_err() {
-            say("must be of type date-time".into());
+            let why = format!("{path} in body must be of type date-time: {value}");
+            errors.push(FieldError::type_invalid(path, &value.to_string(), why));
         }
     }
     if !checks.allowed.is_empty() && !checks.allowed.contains(value) {
@@ -119,14 +125,14 @@ fn check_scalar(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<Fie
     }
 }
 
-fn check_size(schema: &Schema, size: usize, what: &str, path: &str, value: &Value, errors: &mut Vec<FieldError>) {
+fn check_size(schema: &Schema, size: usize, what: &str, path: &str, errors: &mut Vec<FieldError>) {
     let (min, max) = match what {
         "items" => (schema.checks.min_items, schema.checks.max_items),
         _ => (schema.checks.min_properties, schema.checks.max_properties),
     };
     if let Some(min) = min.filter(|min| (size as u64) < *min) {
         let why = format!("{path} in body should have at least {min} {what}");
-        errors.push(FieldError::invalid_custom(path, value, why));
+        errors.push(FieldError::invalid_custom(path, &size.into(), why));
     }
     if let Some(max) = max.filter(|max| (size as u64) > *max) {
         errors.push(FieldError::too_many(path, size, max));

@@ -18,6 +18,16 @@ pub enum View {
     Table,
 }
 
+/// An item of a list: that it is of the list's kind, built-in kinds leave unsaid.
+fn listed(kind: &Kind, object: &Value) -> Value {
+    let mut item = object.clone();
+    if let Some(map) = item.as_object_mut().filter(|_| !kind.custom) {
+        map.remove("apiVersion");
+        map.remove("kind");
+    }
+    item
+}
+
 impl View {
     /// What the `Accept` header asks for first among what this server can do.
     pub fn wanted(accept: &str) -> Self {
@@ -50,10 +60,13 @@ impl View {
     }
 
     pub fn many(self, kind: &Kind, objects: &[Arc<Value>], revision: u64, now: Timestamp) -> Value {
-        let metadata = json!({"resourceVersion": revision.to_string()});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         match self {
             Self::Whole => {
-                let items: Vec<&Value> = objects.iter().map(|o| o.as_ref()).collect();
+                if kind.custom {
+                    metadata["continue"] = "".into();
+                }
+                let items: Vec<Value> = objects.iter().map(|o| listed(kind, o)).collect();
                 json!({"apiVersion": kind.api_version, "kind": format!("{}List", kind.kind), "metadata": metadata, "items": items})
             }
             Self::Metadata => {

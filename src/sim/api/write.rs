@@ -9,12 +9,14 @@ use super::apply::apply;
 use super::caller::{Caller, Part};
 use super::error::{ApiError, FieldError};
 use super::fields::doubled;
+use super::json_patch::json_patch;
 use super::kinds::Kind;
 use super::managed::{self, Manager, seconds};
 use super::path::Query;
 use super::store::{Change, ObjectKey, Write};
 use super::{ApiServer, Request, events, normalize, patch, rules, scale};
 
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
 pub(super) const CRDS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 impl ApiServer {
@@ -25,6 +27,9 @@ impl ApiServer {
             return Ok(Arc::new(events::to_core(&stored)));
         }
         let kind = self.kind(kind)?.clone();
+        normalize::check_types(&kind, &mut object).map_err(|why| normalize::undecodable(&kind, &why))?;
+        let is_noted = object["metadata"]["managedFields"].is_array();
+        managed::forget_empty(&mut object);
         let key = self.identify(&kind, namespace, &mut object, caller.now)?;
         self.check_namespace(&kind, &key)?;
         if kind.has_status
@@ -35,13 +40,17 @@ impl ApiServer {
         refuse_unknown(&kind, &object, caller)?;
         normalize::for_create(&kind, &mut object)?;
         self.check(&kind, &key, None, &object)?;
-        if !object["metadata"]["managedFields"].is_array() {
+        if !is_noted {
             let manager = manager(&kind, caller, Part::Object, false);
             managed::note_update(&kind.schema, None, &mut object, Some(&manager), caller.now);
         }
         normalize::allocate(&kind, &mut object);
-        if self.store.get(&kind.id, &key).is_some() {
-            return Err(ApiError::already_exists(&kind, &key.1));
+        if let Some(live) = self.store.get(&kind.id, &key) {
+            let mut error = ApiError::already_exists(&kind, &key.1);
+            if !live["metadata"]["deletionTimestamp"].is_null() {
+                error.message.insert_str(0, "object is being deleted: ");
+            }
+            return Err(error);
         }
         if caller.dry_run {
             return Ok(Arc::new(object));
@@ -71,7 +80,7 @@ impl ApiServer {
         if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
             return Err(ApiError::internal("resourceVersion should not be set on objects to be created"));
         }
-        for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+        for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
             metadata.remove(field);
         }
         let namespace = place(kind, ns, metadata)?;
@@ -110,11 +119,28 @@ impl ApiServer {
         mut object: Value,
         caller: &Caller,
     ) -> Result<Arc<Value>, ApiError> {
+        if part != Part::Scale {
+            fit_type(kind, &mut object)?;
+            normalize::decode(kind, &mut object).map_err(|why| normalize::undecodable(kind, &why))?;
+            refuse_unknown(kind, &object, caller)?;
+            if text(&object["metadata"]["name"]).is_empty() {
+                let message = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", key.1);
+                return Err(ApiError::bad_request(message));
+            }
+        }
+        if self.store.get(&kind.id, key).is_none() && kind.is_made_by_put() {
+            let uid = text(&object["metadata"]["uid"]);
+            if !uid.is_empty() {
+                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+                return Err(ApiError::conflict(kind, &key.1, why));
+            }
+            object["metadata"]["resourceVersion"] = Value::Null;
+            return self.create(&kind.id, Some(&key.0), object, caller);
+        }
         let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
         if part == Part::Scale {
             object = scale::written_back(kind, &live, &object)?;
         }
-        fit_type(kind, &mut object)?;
         self.fit_to_path(kind, key, &live, &mut object)?;
         let versioned = object["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty());
         if !versioned && (kind.custom || &*kind.id == "leases.coordination.k8s.io") {
@@ -129,10 +155,8 @@ impl ApiServer {
             object["metadata"] = json!({});
         }
         let metadata = &mut object["metadata"];
-        for (field, value) in [("name", &key.1), ("namespace", &key.0)] {
-            if text(&metadata[field]).is_empty() && !value.is_empty() {
-                metadata[field] = value.clone().into();
-            }
+        if text(&metadata["namespace"]).is_empty() && !key.0.is_empty() {
+            metadata["namespace"] = key.0.clone().into();
         }
         let (asked, found) = (text(&metadata["uid"]), text(&live["metadata"]["uid"]));
         if !asked.is_empty() && asked != found {
@@ -168,11 +192,17 @@ impl ApiServer {
                 details: json!({}),
             });
         }
+        if kind.custom && content_type == STRATEGIC {
+            return Err(ApiError::unsupported_media_type(Some(kind)));
+        }
         let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
         let mut object = patched(kind, &live, part, content_type, &request.body)?;
-        if let Err(error) = normalize::check_types(kind, &mut object) {
+        if let Err(why) = normalize::decode(kind, &mut object) {
             let whole = patched(kind, &live, part, content_type, &request.body)?;
-            return Err(ApiError::undecodable_patch(&whole.to_string(), &error.message));
+            return Err(ApiError::undecodable_patch(&whole.to_string(), &why));
+        }
+        if let Some(why) = unknown_fields(kind, &object, caller) {
+            return Err(ApiError::undecodable_patch(&object.to_string(), &why));
         }
         self.revise(kind, key, part, caller, object).map(|o| (200, o))
     }
@@ -187,6 +217,7 @@ impl ApiServer {
         caller: &Caller,
     ) -> Result<(u16, Arc<Value>), ApiError> {
         let mut config = config.clone();
+        let live = self.store.get(&kind.id, key).cloned();
         let group_version = |v: &Value| if text(v).contains('/') { text(v) } else { format!("/{}", text(v)) };
         let type_name = format!("{}, Kind={}", group_version(&config["apiVersion"]), text(&config["kind"]));
         if type_name.starts_with("/,") || type_name.ends_with('=') {
@@ -196,29 +227,41 @@ impl ApiServer {
         if config["metadata"]["managedFields"].is_array() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
+        if live.is_none() && part != Part::Object && !kind.is_made_by_put() {
+            return Err(ApiError::not_found(kind, &key.1));
+        }
         let undeclared = kind.schema.unknown(&config).first().map(|field| format!(".{field}: field not declared in schema"));
-        if let Some(why) = undeclared.or_else(|| doubled(&kind.schema, &config, "")) {
+        if let Some(why) = undeclared
+            .or_else(|| kind.schema.mistyped(&config, ""))
+            .or_else(|| kind.schema.keyless(&config, "").filter(|_| kind.custom))
+            .or_else(|| doubled(&kind.schema, &config, ""))
+        {
             let (ns, name) = (text(&config["metadata"]["namespace"]), &key.1);
             return Err(ApiError::internal(format!("failed to create typed patch object ({ns}/{name}; {type_name}): {why}")));
         }
-        let live = self.store.get(&kind.id, key).cloned();
         let asked = config["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+        normalize::applied(kind, part, &mut config);
+        let who = manager(kind, caller, part, true);
+        let base = live.as_deref().cloned().unwrap_or_else(|| json!({"metadata": {}}));
+        let mut object = apply(&kind.schema, &base, &config, &who, force, caller.now)?;
+        if let Err(why) = normalize::check_types(kind, &mut object) {
+            let (ns, name) = (text(&config["metadata"]["namespace"]), &key.1);
+            let to = format!("to proper version: unable to convert unstructured object to {type_name}: {why}");
+            return Err(ApiError::internal(format!("failed to convert new object ({ns}/{name}; {type_name}) {to}")));
+        }
         if let (Some(asked), Some(live)) = (&asked, &live)
             && live["metadata"]["resourceVersion"] != **asked
         {
             return Err(ApiError::stale(kind, &key.1));
         }
-        if live.is_none() && part != Part::Object {
-            return Err(ApiError::not_found(kind, &key.1));
-        }
-        normalize::applied(kind, part, &mut config);
-        let who = manager(kind, caller, part, true);
-        let base = live.as_deref().cloned().unwrap_or_else(|| json!({"metadata": {}}));
-        let mut object = apply(&kind.schema, &base, &config, &who, force, caller.now)?;
         match live {
             Some(_) => self.revise_applied(kind, key, part, caller, object).map(|o| (200, o)),
             None => {
                 object["metadata"]["name"] = key.1.clone().into();
+                // Who applies nothing owns nothing.
+                if object["metadata"]["managedFields"].is_null() {
+                    object["metadata"]["managedFields"] = json!([]);
+                }
                 let namespace = kind.namespaced.then_some(key.0.as_str());
                 self.create(&kind.id, namespace, object, caller).map(|o| (201, o))
             }
@@ -237,10 +280,11 @@ impl ApiServer {
         let live = self.store.get(&kind.id, key).ok_or_else(|| ApiError::not_found(kind, &key.1))?.clone();
         refuse_unknown(kind, &proposed, caller)?;
         let mut object = self.next_state(kind, key, part, &live, proposed)?;
-        // Scaling a custom kind takes ownership from others, but is noted for nobody.
-        let unnoted = kind.custom && part == Part::Scale;
-        let manager = (!unnoted).then(|| manager(kind, caller, part, false));
-        managed::note_update(&kind.schema, Some(&live), &mut object, manager.as_ref(), caller.now);
+        let manager = manager(kind, caller, part, false);
+        match &kind.scale {
+            Some(paths) if part == Part::Scale => managed::note_scale(&paths.spec_replicas, &live, &mut object, manager),
+            _ => managed::note_update(&kind.schema, Some(&live), &mut object, Some(&manager), caller.now),
+        }
         self.store_next(kind, key, &live, object, caller)
     }
 
@@ -272,7 +316,7 @@ impl ApiServer {
         }
         if !asked["uid"].is_null() && asked["uid"] != live["metadata"]["uid"] {
             let error = FieldError::invalid("metadata.uid", &asked["uid"], "field is immutable");
-            return Err(ApiError::invalid(kind, &key.1, &[error.clone(), error]));
+            return Err(ApiError::invalid(kind, &key.1, &[error]));
         }
         if asked["resourceVersion"].as_str().is_some_and(|v| !v.is_empty() && live["metadata"]["resourceVersion"] != *v) {
             return Err(ApiError::stale(kind, &key.1));
@@ -351,9 +395,9 @@ impl ApiServer {
 fn patched(kind: &Kind, live: &Value, part: Part, content_type: &str, patch: &Value) -> Result<Value, ApiError> {
     let mut object = if part == Part::Scale { scale::or_empty(kind, live) } else { live.clone() };
     match content_type {
-        "application/json-patch+json" => patch::json_patch(&mut object, patch)?,
+        "application/json-patch+json" => json_patch(&mut object, patch)?,
         "application/merge-patch+json" => patch::merge_patch(&mut object, patch),
-        "application/strategic-merge-patch+json" if !kind.custom => {
+        STRATEGIC if !kind.custom => {
             patch::strategic_patch(Some(&kind.schema), &mut object, patch);
         }
         _ => return Err(ApiError::unsupported_media_type(Some(kind))),
@@ -362,19 +406,14 @@ fn patched(kind: &Kind, live: &Value, part: Part, content_type: &str, patch: &Va
 }
 
 fn refuse_unknown(kind: &Kind, object: &Value, caller: &Caller) -> Result<(), ApiError> {
+    unknown_fields(kind, object, caller).map_or(Ok(()), |why| Err(normalize::undecodable(kind, &why)))
+}
+
+/// The fields that nobody knows, in words, where the caller wants none.
+fn unknown_fields(kind: &Kind, object: &Value, caller: &Caller) -> Option<String> {
     let unknown = if caller.strict { kind.schema.unknown(object) } else { Vec::new() };
-    if unknown.is_empty() {
-        return Ok(());
-    }
     let named: Vec<String> = unknown.iter().map(|f| format!("unknown field {f:?}")).collect();
-    let message = format!(
-        "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-        kind.kind,
-        kind.version(),
-        kind.kind,
-        named.join(", ")
-    );
-    Err(ApiError::bad_request(message))
+    (!named.is_empty()).then(|| format!("strict decoding error: {}", named.join(", ")))
 }
 
 fn manager(kind: &Kind, caller: &Caller, part: Part, applies: bool) -> Manager {

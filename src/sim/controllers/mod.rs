@@ -22,6 +22,7 @@ use super::api::ApiServer;
 use alarm::Alarm;
 use objects::{DEPLOYMENTS, ENDPOINT_SLICES, PODS, REPLICA_SETS, SERVICES};
 
+pub use garbage::Collector;
 pub use gateway::{Backend, Cluster, Endpoint, Programmed, Route, Rule};
 pub use kubelet::Behaviour;
 
