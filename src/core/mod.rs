@@ -5,13 +5,14 @@
 //! [`workload`] taking over and giving back, [`traffic`] the two Services ([`contest`] with whoever puts them back, [`policy`] what is attached to them), [`route`] the weights, [`canary_rule`] rules of our own beside them ([`requests`]: what they match), [`fence`] what keeps an old leader out, [`command`] what people ask for, [`undo`] the way back to an earlier revision, [`restart`] pods that are replaced,
 //! [`verdict`] what the analysis lets it do, [`report`] what the status says.
 //!
-//! [`analysis`] is the life of an AnalysisRun: [`source`] (with [`query`], [`presets`], [`selector`]) is what it measures, [`judge`] the verdict.
+//! [`analysis`] is the life of an AnalysisRun: [`source`] (with [`query`], [`presets`], [`selector`]) is what it measures, [`counters`] what was counted between two edges, [`judge`] the verdict.
 
 pub mod analysis;
 pub mod canary_rule;
 mod command;
 mod contest;
 mod count;
+pub mod counters;
 pub mod draft;
 mod fence;
 pub mod histogram;
