@@ -64,6 +64,10 @@ pub struct AnalysisRunSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub comparisons: Option<i32>,
+    /// What steps wait for: the canary is to be proven to fail less than so many times as often as stable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub prove: Vec<f64>,
     /// Which of the metrics are those of a ClusterAnalysisTemplate: the metric's name, and the template's. Where such a metric uses
     /// Secrets, they are those of the namespace that Sluice runs in, and whom it asks, and what, is as the template says now: this
     /// run cannot change it.
@@ -208,6 +212,22 @@ pub struct Compared {
     /// Evidence from latencies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latencies: Option<LatencyEvidence>,
+    /// Evidence that the canary is no worse, where steps wait for it. At most 4.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proofs: Vec<NoWorse>,
+}
+
+/// Evidence that the canary fails less than so many times as often as stable.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NoWorse {
+    pub at_most: f64,
+    /// The evidence suffices. It stays so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proven: bool,
+    /// What is found, in words.
+    pub message: String,
+    pub evidence: Evidence,
 }
 
 /// What one version did between two edges: differences of its counters.

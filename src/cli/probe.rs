@@ -79,6 +79,7 @@ impl Probe {
             args: args.clone(),
             metrics: vec![metric.clone()],
             comparisons: None,
+            prove: vec![],
             cluster_templates: BTreeMap::new(),
             terminate: false,
         };

@@ -27,7 +27,7 @@ use crate::api::{
     run::{MetricResult, Reading},
 };
 
-pub use gate::{closed, evidence_since};
+pub use gate::{can_prove, closed, evidence_since, proven};
 pub use origin::{SecretsOf, origin};
 pub use record::{cancel, record, start, unreadable};
 pub use resolve::{Resolved, inline_args, resolve};

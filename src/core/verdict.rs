@@ -30,6 +30,11 @@ impl Draft<'_> {
         self.obs.runs.iter().find(|run| run.meta.name == name)
     }
 
+    /// The run of the background analysis.
+    pub fn background(&self) -> Option<&RunView> {
+        self.run(None)
+    }
+
     /// Runs that belong to the running rollout, as of its last attempt.
     pub fn current_runs(&self) -> Vec<&RunView> {
         let steps = (0..self.spec.steps.len()).map(Some).chain([None]);
@@ -67,6 +72,9 @@ impl Draft<'_> {
             }
             if let Some(comparisons) = comparisons {
                 spec["comparisons"] = json!(comparisons);
+            }
+            if step.is_none() {
+                spec["prove"] = json!(self.spec.proofs());
             }
             let body = json!({
                 "apiVersion": "sluice.dev/v1alpha1", "kind": "AnalysisRun",
@@ -247,6 +255,7 @@ fn waits_for(run: &RunView) -> String {
 
 /// The metrics of a spec, as far as they can be checked.
 pub fn check(spec: &super::spec::Spec, templates: &Templates, defaults: &analysis::Defaults) -> Result<(), Invalid> {
+    spec.check_proofs(templates)?;
     let inline = spec.steps.iter().enumerate().filter_map(|(i, step)| match step {
         StepKind::Analysis(analysis) => Some((format!("spec.strategy.canary.steps[{i}].analysis"), analysis)),
         _ => None,

@@ -118,6 +118,7 @@ fn run(metric: &Metric) -> AnalysisRunSpec {
         args: BTreeMap::new(),
         metrics: vec![metric.clone()],
         comparisons: None,
+        prove: vec![],
         cluster_templates: BTreeMap::new(),
         terminate: false,
     }

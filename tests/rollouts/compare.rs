@@ -143,3 +143,66 @@ fn no_request_counts_twice_whenever_the_controller_crashes_or_looks_again() {
         assert!(counted > 5000 && counted as f64 <= there_were + 20.0, "{counted} of {there_were}, crash after write {write}");
     }
 }
+
+/// A shop whose Rollout waits at 50 % for a proof.
+fn proving(prove: Value) -> Shop {
+    let steps = json!([{"setWeight": 50}, {"pause": {"prove": prove}}]);
+    let latency = metric(json!({"name": "latency", "preset": "contour/latency", "dryRun": true}));
+    let mut shop = comparing(&[metric(json!({})), latency], steps);
+    shop.drive.failing.insert("app:v2".into(), 0.01);
+    shop.deploy("app:v2");
+    shop.until("it waits for a proof", |s| message(s).starts_with("waits for a proof"));
+    shop
+}
+
+fn message(shop: &Shop) -> String {
+    shop.status("api")["message"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_step_ends_as_soon_as_the_version_is_proven_to_be_no_worse() {
+    let mut shop = proving(json!({"maxDuration": "10m"}));
+    let begun = shop.drive.now;
+    assert!(
+        message(&shop).starts_with("waits for a proof that the canary fails less than 2 times as often as stable, until"),
+        "{}",
+        message(&shop)
+    );
+    shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v2");
+    let took = shop.drive.now.duration_since(begun).as_secs();
+    assert!((60..240).contains(&took), "{took} s");
+    let proof = result(&shop)["comparison"]["proofs"][0].clone();
+    assert_eq!((proof["atMost"].clone(), proof["proven"].clone()), (json!(2.0), json!(true)));
+    keeps_promises(&shop);
+}
+
+#[test]
+fn without_a_proof_in_time_a_person_decides() {
+    let mut shop = proving(json!({"atMost": 1.05, "maxDuration": "1m"}));
+    shop.until("held", |s| !s.status("api")["hold"].is_null());
+    let held = shop.status("api")["hold"]["message"].as_str().unwrap().to_owned();
+    assert!(
+        held.starts_with("it is not proven within 1m that the canary fails less than 1.05 times as often as stable: compared: "),
+        "{held}"
+    );
+    shop.wait(300);
+    assert_eq!((shop.phase().as_str(), shop.weight()), ("Paused", 50.0));
+    assert_eq!(shop.drive.api.list(RUNS).count(), 1);
+    for (verb, image) in [("Resume", "app:v2"), ("Promote", "app:v2"), ("SkipStep", "app:v2"), ("Abort", "app:v1")] {
+        let mut shop = shop.clone();
+        shop.command(verb);
+        shop.until("it ends", |s| s.is_healthy("api") || s.is_aborted());
+        assert_eq!(shop.image_that_serves(), image, "{verb}");
+        assert_eq!(shop.drive.api.list(RUNS).count(), 1, "what was found until then stands");
+        keeps_promises(&shop);
+    }
+}
+
+#[test]
+fn a_proof_without_requests_never_comes() {
+    let mut shop = proving(json!({"maxDuration": "2m"}));
+    shop.drive.answers = Answers::Empty;
+    shop.until("held", |s| !s.status("api")["hold"].is_null());
+    assert_eq!(shop.weight(), 50.0);
+    keeps_promises(&shop);
+}

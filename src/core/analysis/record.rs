@@ -11,7 +11,7 @@ use crate::{
     },
     core::{
         counters::Look,
-        judge::{Judge, Judged, Sample},
+        judge::{Judge, Judged, Sample, Sought},
         observed::RunView,
         source::Source,
     },
@@ -142,9 +142,10 @@ fn compare(
     result: &mut MetricResult,
     look: &Look,
 ) -> Option<(Option<Sample>, Judged)> {
+    let sought = Sought { streams: streams(spec), prove: &spec.prove };
     let sample = source.compares.map_or_else(|| Ok(Sample::default()), |numerator| look.sample(&source.what, numerator));
     match sample {
-        Ok(sample) => judge.compare(&mut result.comparison, look, &sample, streams(spec)).map(|judged| (Some(sample), judged)),
+        Ok(sample) => judge.compare(&mut result.comparison, look, &sample, sought).map(|judged| (Some(sample), judged)),
         Err(error) => Some((None, Judged { verdict: Verdict::ProviderError, value: None, limit: judge.limit(), message: error.message })),
     }
 }

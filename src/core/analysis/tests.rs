@@ -41,6 +41,7 @@ fn run(metrics: &[Metric]) -> AnalysisRunSpec {
         args: BTreeMap::new(),
         metrics: metrics.to_vec(),
         comparisons: None,
+        prove: vec![],
         cluster_templates: BTreeMap::new(),
         terminate: false,
     }

@@ -11,7 +11,10 @@ use super::{
     words::number,
 };
 use crate::{
-    api::{Verdict, analysis, run::Compared},
+    api::{
+        Verdict, analysis,
+        run::{Compared, NoWorse},
+    },
     core::{
         counters::{Counted, Look},
         source::{Fault, Numerator, Source, Unit, What},
@@ -20,6 +23,15 @@ use crate::{
 
 const TOLERATE: f64 = 1.25;
 const MAX_FALSE_ABORTS: f64 = 0.05;
+
+/// What a run asks of its comparisons.
+#[derive(Clone, Copy, Debug)]
+pub struct Sought<'a> {
+    /// Comparisons that share the accepted risk.
+    pub streams: NonZeroU32,
+    /// Ratios that the canary is to be proven to stay below.
+    pub prove: &'a [f64],
+}
 
 /// What is sought, and how sure it must be.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,11 +61,25 @@ impl Comparison {
 
     /// Takes in a look. An interval counts only if it begins where the last one ended: what was read twice, or by somebody who did not
     /// know what is known here, begins anew. The verdict, and why; `None`: there is nothing to be said of this look.
-    pub fn take_in(&self, known: &mut Option<Compared>, look: &Look, streams: NonZeroU32, unit: Unit) -> Option<(Verdict, String)> {
+    pub fn take_in(
+        &self,
+        known: &mut Option<Compared>,
+        look: &Look,
+        Sought { streams, prove }: Sought<'_>,
+        unit: Unit,
+    ) -> Option<(Verdict, String)> {
         let (until, since) = (exact(look.until), look.since.map(exact));
         let Some(known) = known else {
             let message = "the counters were read for the first time".to_owned();
-            *known = Some(Compared { since: None, until: MicroTime(until), worse: false, message, failures: None, latencies: None });
+            *known = Some(Compared {
+                since: None,
+                until: MicroTime(until),
+                worse: false,
+                message,
+                failures: None,
+                latencies: None,
+                proofs: vec![],
+            });
             return None;
         };
         if until <= known.until.0 {
@@ -78,6 +104,7 @@ impl Comparison {
             (Some(canary), Some(stable)) => {
                 let threshold = self.budget.threshold(streams);
                 let (verdict, message) = self.consume(known, begin, [canary, stable], threshold, unit);
+                self.prove(known, [canary, stable], prove);
                 (Some(verdict), message)
             }
         };
@@ -122,6 +149,25 @@ impl Comparison {
                 ),
             ),
             verdict => (verdict, report.to_string()),
+        }
+    }
+
+    /// Gathers evidence that the canary is no worse. Of failures alone: latencies would have to be proven at each of their bounds.
+    fn prove(&self, known: &mut Compared, both: [&Counted; 2], prove: &[f64]) {
+        let (Some(since), [Counted::Requests(canary), Counted::Requests(stable)]) = (&known.since, both) else { return };
+        let after = known.until.0.duration_since(since.0);
+        let Ok(interval) = Interval::new(*canary, *stable) else { return };
+        for (at_most, ratio) in prove.iter().filter_map(|at_most| Some((*at_most, Ratio::parse(*at_most).ok()?))) {
+            let at = known.proofs.iter().position(|proof| proof.at_most == at_most).unwrap_or_else(|| {
+                known.proofs.push(NoWorse { at_most, proven: false, message: String::new(), evidence: Evidence::default() });
+                known.proofs.len() - 1
+            });
+            let (claim, threshold) = (Claim::NotWorse { at_most: ratio }, self.budget.threshold(NonZeroU32::MIN));
+            let NoWorse { proven, message, evidence, .. } = &mut known.proofs[at];
+            evidence.consume(&interval, &claim);
+            let ((canary, stable), log_e) = (evidence.seen(), evidence.log_e());
+            *proven |= log_e >= threshold.ln();
+            *message = Report { fails: "fails", claim, canary, stable, log_e, threshold, after }.to_string();
         }
     }
 

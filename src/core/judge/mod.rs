@@ -9,9 +9,8 @@ mod expression;
 mod limits;
 mod words;
 
+pub use comparison::Sought;
 pub use words::{count, list};
-
-use std::num::NonZeroU32;
 
 use super::{
     counters::Look,
@@ -100,9 +99,9 @@ impl Judge {
     }
 
     /// The verdict on a look at both versions, by what was found so far; `sample` is the canary's number. The worst word counts, that of
-    /// the comparison first. `None`: this look says nothing. `streams`: the comparisons that share the accepted risk.
-    pub fn compare(&self, known: &mut Option<Compared>, look: &Look, sample: &Sample, streams: NonZeroU32) -> Option<Judged> {
-        let found = self.comparison.as_ref().and_then(|comparison| comparison.take_in(known, look, streams, self.unit));
+    /// the comparison first. `None`: this look says nothing.
+    pub fn compare(&self, known: &mut Option<Compared>, look: &Look, sample: &Sample, sought: Sought<'_>) -> Option<Judged> {
+        let found = self.comparison.as_ref().and_then(|comparison| comparison.take_in(known, look, sought, self.unit));
         let found = found.map(|(verdict, message)| match (verdict, &sample.caveat, known.as_ref().map_or(0, comparison::compared)) {
             (Verdict::Pass, Some(caveat), _) => (Verdict::NoData, caveat.clone()),
             (Verdict::Pass, None, requests) if self.expectation.is_none() && (requests as f64) < self.min_samples => {

@@ -205,6 +205,24 @@ fn an_error_is_made_good_by_one_longer_interval() {
     assert_eq!(status.metric_results[0].consecutive_errors, 0);
 }
 
+#[test]
+fn a_good_version_is_proven_to_be_no_worse_and_a_bad_one_is_not() {
+    let spec = AnalysisRunSpec { prove: vec![2.0, 50.0], ..run(&[comparing("x")]) };
+    let equal: (Pair, Pair) = (Some((1500, 15)), Some((1500, 15)));
+    let proven = |looks: &[(Pair, Pair)], at_most| super::proven(&spec, &after(&spec, looks), at_most);
+    assert_eq!((proven(&[equal; 30], 2.0), proven(&[equal; 30], 50.0)), (Ok(()), Ok(())));
+    let early = proven(&[equal; 2], 2.0).unwrap_err();
+    assert!(early.contains("canary fails 1 times as often as stable") && early.ends_with("there is no evidence that it is less than 2 times"), "{early}");
+    let twice: (Pair, Pair) = (Some((1500, 32)), Some((1500, 15)));
+    assert!(proven(&[twice; 4], 2.0).is_err());
+    assert_eq!(
+        proven(&[(None, Some((900, 9)))], 2.0),
+        Err("x: the canary had no counters at 08:00:00 UTC: is its selector right?".to_owned())
+    );
+    assert!(proven(&[BAD; 30], 50.0).unwrap_err().starts_with("the analysis has ended (Failed)"));
+    assert!(proven(&[equal; 30], 3.0).is_err(), "nobody has sought that");
+}
+
 proptest! {
     /// Whatever is read twice, by whomever, after whatever crash: each interval counts once, or not at all.
     #[test]
@@ -213,7 +231,7 @@ proptest! {
         again in prop::collection::vec((0..12_usize, 0..14_usize), 0..8),
     ) {
         let compare = Some(Comparison { max_false_aborts: Some(1e-300), ..Comparison::default() });
-        let spec = run(&[Metric { inconclusive_limit: Some(1000), compare, ..own("x") }]);
+        let spec = AnalysisRunSpec { prove: vec![2.0], ..run(&[Metric { inconclusive_limit: Some(1000), compare, ..own("x") }]) };
         let looks: Vec<_> = counts.iter().map(|(n, x, m, y)| (Some((*n, *x.min(n))), Some((*m, *y.min(m))))).collect();
         let plain = after(&spec, &looks);
         let interval = |n: usize| {
@@ -231,6 +249,7 @@ proptest! {
             }
         }
         prop_assert_eq!(&known(&status).failures, &known(&plain).failures);
+        prop_assert_eq!(&known(&status).proofs, &known(&plain).proofs);
         prop_assert_eq!(&known(&status).until, &known(&plain).until);
     }
 
