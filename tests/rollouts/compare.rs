@@ -1,8 +1,13 @@
 //! Whole rollouts that compare the canary with stable.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sluice::sim::drive::Answers;
+use sluice::{
+    sim::drive::{Answers, Fault},
+    world::Watched,
+};
 
 use super::shop::Shop;
 
@@ -46,8 +51,8 @@ fn a_version_that_fails_four_times_as_often_is_taken_back_and_told_why() {
     shop.deploy("app:v2");
     shop.until("taken back", Shop::is_aborted);
     let message = run(&shop)["status"]["message"].as_str().unwrap().to_owned();
-    assert!(message.starts_with("compared: canary fails 4 times as often as stable ("), "{message}");
-    assert!(message.contains("the odds against that being chance passed 1 in 20 after"), "{message}");
+    let told = "compared: canary fails 4 times as often as stable (20 of 500 against 45 of 4,500); the odds against that being chance passed 1 in 20 after 50 s";
+    assert_eq!(message, told);
     assert!(shop.status("api")["message"].as_str().unwrap().contains(&message));
     keeps_promises(&shop);
 }
@@ -123,25 +128,59 @@ fn accounted(shop: &Shop) -> Option<(u64, f64)> {
     Some((arm("canary")? + arm("stable")?, there_were))
 }
 
-#[test]
-fn no_request_counts_twice_whenever_the_controller_crashes_or_looks_again() {
+/// Waits at 10 %, and has compared.
+fn compared() -> Shop {
     let mut shop = comparing(&[metric(json!({}))], json!([{"setWeight": 10}, {"pause": {}}]));
     shop.drive.failing.insert("app:v2".into(), 0.01);
     shop.deploy("app:v2");
     shop.until("compared", |s| accounted(s).is_some());
-    let all = |shop: &Shop| accounted(shop).unwrap();
-    assert!((all(&shop).0 as f64 - all(&shop).1).abs() < 2.0, "{:?}", all(&shop));
+    let (counted, there_were) = accounted(&shop).unwrap();
+    assert!((counted as f64 - there_were).abs() < 2.0, "{counted} of {there_were}");
+    shop
+}
+
+/// Most requests are counted, and none twice.
+fn counts_once(shop: &Shop, what: &str) {
+    let (counted, there_were) = accounted(shop).unwrap();
+    assert!(counted > 5000 && counted as f64 <= there_were + 20.0, "{what}: {counted} of {there_were}");
+}
+
+#[test]
+fn no_request_counts_twice_whenever_the_controller_crashes() {
+    let start = compared();
     for write in 1..12 {
-        let mut shop = shop.clone();
+        let mut shop = start.clone();
         shop.drive.crash_after = Some(shop.drive.writes + write);
         for _ in 0..6 {
             shop.wait(13);
             shop.drive.crash();
         }
         shop.wait(30);
-        let (counted, there_were) = all(&shop);
-        assert!(counted > 5000 && counted as f64 <= there_were + 20.0, "{counted} of {there_were}, crash after write {write}");
+        counts_once(&shop, &format!("crash after write {write}"));
     }
+}
+
+#[test]
+fn no_request_counts_twice_where_writes_go_wrong_or_the_cache_is_stale() {
+    let start = compared();
+    let late = Duration::from_secs(25);
+    for fault in [Fault::Refused(409), Fault::Unanswered, Fault::Crash, Fault::Late(late)] {
+        let mut shop = start.clone();
+        for nth in [1, 3, 4, 8, 11] {
+            shop.drive.faults.insert(shop.drive.tries + nth, fault);
+        }
+        for _ in 0..8 {
+            shop.wait(15);
+        }
+        assert!(!shop.drive.injected.is_empty());
+        counts_once(&shop, &format!("{fault:?}"));
+    }
+    let mut stale = start;
+    for _ in 0..4 {
+        stale.drive.lag(Watched::AnalysisRun, Duration::from_secs(17));
+        stale.wait(25);
+    }
+    counts_once(&stale, "a stale cache");
 }
 
 /// A shop whose Rollout waits at 50 % for a proof.

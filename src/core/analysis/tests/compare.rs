@@ -212,7 +212,10 @@ fn a_good_version_is_proven_to_be_no_worse_and_a_bad_one_is_not() {
     let proven = |looks: &[(Pair, Pair)], at_most| super::proven(&spec, &after(&spec, looks), at_most);
     assert_eq!((proven(&[equal; 30], 2.0), proven(&[equal; 30], 50.0)), (Ok(()), Ok(())));
     let early = proven(&[equal; 2], 2.0).unwrap_err();
-    assert!(early.contains("canary fails 1 times as often as stable") && early.ends_with("there is no evidence that it is less than 2 times"), "{early}");
+    assert!(
+        early.contains("canary fails 1 times as often as stable") && early.ends_with("there is no evidence that it is less than 2 times"),
+        "{early}"
+    );
     let twice: (Pair, Pair) = (Some((1500, 32)), Some((1500, 15)));
     assert!(proven(&[twice; 4], 2.0).is_err());
     assert_eq!(
