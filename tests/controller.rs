@@ -41,7 +41,7 @@ impl Measure for Judge {
 
     async fn measure(&self, _: &MeasureRequest<'_>) -> Measured {
         let value = if self.bad.load(Ordering::Relaxed) { 0.0 } else { 100.0 };
-        Measured { queries: vec!["q".to_owned()], result: Ok(Some(Sample::of(value))), since: None, reading: None }
+        Measured { queries: vec!["q".to_owned()], result: Ok(Some(Sample::of(value))), since: None, reading: None, look: None }
     }
 }
 

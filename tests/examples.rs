@@ -95,6 +95,17 @@ fn the_smallest_useful_rollout_is_valid_and_has_at_most_25_lines() {
 }
 
 #[test]
+fn the_rollout_that_compares_is_valid() {
+    let rollout: Rollout = serde_yaml_ng::from_str(&example("rollout-compare.yaml")).unwrap();
+    if let Err(invalid) = spec::parse(&rollout.spec) {
+        panic!("{invalid}");
+    }
+    let metrics = rollout.spec.strategy.canary.unwrap().analysis.unwrap().analysis.metrics;
+    assert_valid(&metrics, &BTreeMap::new());
+    assert!(metrics.iter().all(|metric| metric.compare.is_some()));
+}
+
+#[test]
 fn the_template_is_valid_with_its_own_defaults() {
     let template: AnalysisTemplate = serde_yaml_ng::from_str(&example("analysis-template.yaml")).unwrap();
     let args = template.spec.args.into_iter().filter_map(|arg| Some((arg.name, arg.value?))).collect();

@@ -37,7 +37,7 @@ impl Measure for Judge {
 
     async fn measure(&self, _: &MeasureRequest<'_>) -> Measured {
         let value = if self.0.load(Ordering::Relaxed) { 12.5 } else { 100.0 };
-        Measured { queries: vec!["the query as sent".into()], result: Ok(Some(Sample::of(value))), since: None, reading: None }
+        Measured { queries: vec!["the query as sent".into()], result: Ok(Some(Sample::of(value))), since: None, reading: None, look: None }
     }
 }
 

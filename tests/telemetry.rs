@@ -34,7 +34,7 @@ impl Measure for Content {
     }
 
     async fn measure(&self, _: &MeasureRequest<'_>) -> Measured {
-        Measured { queries: vec!["q".to_owned()], result: Ok(Some(Sample::of(100.0))), since: None, reading: None }
+        Measured { queries: vec!["q".to_owned()], result: Ok(Some(Sample::of(100.0))), since: None, reading: None, look: None }
     }
 }
 

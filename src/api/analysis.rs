@@ -100,10 +100,13 @@ pub struct Argument {
 /// One number that is measured, and what is expected of it.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("[has(self.min) || has(self.max), has(self.successCondition) || has(self.failureCondition)].filter(x, x).size() == 1").message("a metric needs one judge: min and/or max, or successCondition and/or failureCondition"),
+    validation = Rule::new("[has(self.min) || has(self.max) || has(self.compare), has(self.successCondition) || has(self.failureCondition)].filter(x, x).size() == 1").message("a metric needs one judge: compare (min and max may stand beside it), or min and/or max, or successCondition and/or failureCondition"),
+    validation = Rule::new("!has(self.compare) || has(self.preset) || (has(self.prometheus) && has(self.prometheus.counters)) || (has(self.scrape) && (has(self.scrape.ratio) || has(self.scrape.quantile)))").message("compare needs counters as they are: a preset, prometheus.counters, scrape.ratio or scrape.quantile; of a query with rate() or increase() nobody can tell what was counted"),
+    validation = Rule::new("!(has(self.compare) && has(self.min)) || has(self.preset) || (has(self.scrape) && has(self.scrape.quantile))").message("with compare the numerator counts failures: select these, and write max instead of min"),
+    validation = Rule::new("!has(self.prometheus) || !has(self.prometheus.counters) || has(self.compare)").message("prometheus.counters belongs to compare: write compare, or a ratio of two queries instead"),
     validation = Rule::new("!(has(self.prometheus) && has(self.scrape))").message("a metric has one provider: prometheus or scrape"),
     validation = Rule::new("has(self.preset) || has(self.prometheus) || has(self.scrape)").message("a metric needs a preset or a provider (prometheus, scrape)"),
-    validation = Rule::new("!has(self.prometheus) || (has(self.preset) ? 0 : 1) == (has(self.prometheus.query) ? 1 : 0) + (has(self.prometheus.ratio) ? 1 : 0)").message("prometheus needs exactly one of query and ratio, and none of them beside a preset, which brings its own"),
+    validation = Rule::new("!has(self.prometheus) || (has(self.preset) ? 0 : 1) == (has(self.prometheus.query) ? 1 : 0) + (has(self.prometheus.ratio) ? 1 : 0) + (has(self.prometheus.counters) ? 1 : 0)").message("prometheus needs exactly one of query, ratio and counters, and none of them beside a preset, which brings its own"),
     validation = Rule::new("!has(self.scrape) || (has(self.preset) ? 0 : 1) == (has(self.scrape.ratio) ? 1 : 0) + (has(self.scrape.quantile) ? 1 : 0) + (has(self.scrape.value) ? 1 : 0)").message("scrape needs exactly one of ratio, quantile and value, and none of them beside a preset, which brings its own"),
     validation = Rule::new("!has(self.parameters) || has(self.preset)").message("parameters belong to a preset"),
     validation = Rule::new("!has(self.min) || !has(self.max) || self.min <= self.max").message("min must not be greater than max")
@@ -145,6 +148,12 @@ pub struct Metric {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<f64>,
 
+    /// Compares the canary with stable: evidence that it fails (or is slow) more often aborts, whatever `failureLimit` says. An empty
+    /// `compare: {}` will do. Takes the presets, `prometheus.counters`, `scrape.ratio` and `scrape.quantile`. `min` and `max` may stand
+    /// beside it, as absolute limits for the canary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compare: Option<Comparison>,
+
     /// CEL expression that is true when the measurement is good. `result` is the value (a number, or a list of numbers where the
     /// query returns several series). Alone: false is Fail. With `failureCondition`: neither true is Inconclusive.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,7 +186,8 @@ pub struct Metric {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub inconclusive_limit: Option<i32>,
-    /// Ratios and quantiles need at least this many requests in the window; fewer is NoData. Default 100.
+    /// Ratios and quantiles need at least this many requests in the window; fewer is NoData. `compare` alone needs so many of the canary in all.
+    /// Default 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub min_samples: Option<i32>,
@@ -191,6 +201,38 @@ pub struct Metric {
     /// What it means when the provider fails more often in a row than `consecutiveErrorLimit`. `Wait` holds the step. Default Inconclusive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_provider_error: Option<ProviderErrorPolicy>,
+}
+
+/// How the canary is compared with stable.
+///
+/// Both are counted by the same selectors: for stable `{{canary.service}}` and `{{canary.hash}}` stand for its Service and its hash, and
+/// its pods are read instead of the canary's. What counts as a failure is what the numerator selects; with a preset, an answer that is no
+/// success; with a histogram, at each bound, a request that is slower.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Comparison {
+    /// How many times as often as stable the canary may fail. Default 1.25: a quarter more often is tolerated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub tolerate: Option<f64>,
+    /// The part of good versions that you accept to see aborted, above 0 and below 1. All comparisons of a Rollout share it. Default 0.05.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    #[x_kube(validation = Rule::new("self > 0.0 && self < 1.0").message("maxFalseAborts is a share above 0 and below 1: write 0.05 for at most one good version in twenty"))]
+    pub max_false_aborts: Option<f64>,
+    /// How evidence is gathered. Default SharedBetting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+}
+
+/// How evidence is gathered that the canary is worse.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Method {
+    /// Bets on the canary's share of an interval's failures. Failures may come in bursts, of any size.
+    #[default]
+    SharedBetting,
+    /// Faster, but each request must fail or succeed on its own: a burst of failures with one cause looks like many pieces of evidence.
+    IndependentFailures,
 }
 
 /// A ready-made query.
@@ -248,6 +290,10 @@ pub struct PrometheusProvider {
     /// Two queries whose quotient, in percent, is the value; the denominator is the number of samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<Ratio>,
+    /// Two selectors of counters, for `compare`: what fails, and of how many. They are read as they are, so without rate() or increase():
+    /// `http_requests_total{pod=~".+-{{canary.hash}}-.+",code=~"5.."}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counters: Option<Ratio>,
     /// Time for one request. Default 10s, at most 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
@@ -294,6 +340,7 @@ pub struct ScrapeProvider {
     #[x_kube(validation = Rule::new("self.startsWith('/')").message("a path begins with '/': /metrics"))]
     pub path: Option<String>,
     /// Two counter selectors; the value is the quotient of their increases, in percent, the denominator's increase the number of samples.
+    /// With `compare` the numerator counts failures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<Ratio>,
     /// A quantile of the increase of a histogram, in the histogram's unit, interpolated as Prometheus does; its number of observations is

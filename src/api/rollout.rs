@@ -372,13 +372,31 @@ pub struct RequestMatch {
     pub headers: BTreeMap<String, StringMatch>,
 }
 
-/// Waits for a time, or until someone resumes.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Waits for a time, for a proof, or until someone resumes.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!(has(self.duration) && has(self.prove))").message("a pause waits for a duration or for a proof: set one of duration and prove (its maxDuration ends it, too)"))]
 #[serde(rename_all = "camelCase")]
 pub struct Pause {
     /// How long to wait: `30s`, `5m`, `1h30m`. Left out: until someone resumes (`kubectl sluice promote`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<Span>,
+    /// Ends as soon as the background analysis has proven that the canary is no worse than stable, by each of its metrics that compare failures
+    /// (`compare`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prove: Option<Proof>,
+}
+
+/// What is to be proven of the canary, and how long it may take.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proof {
+    /// The canary fails less than so many times as often as stable. It is as good as proven at odds of 1 in 20 (or what `maxFalseAborts` of the
+    /// metric says) against the contrary. Default 2. At 1.5 it takes about twice as long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub at_most: Option<f64>,
+    /// Without a proof by then the rollout is held for a person, as after an inconclusive analysis: `10m`.
+    pub max_duration: Span,
 }
 
 /// Analysis as a step.

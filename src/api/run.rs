@@ -60,6 +60,14 @@ pub struct AnalysisRunSpec {
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub metrics: Vec<Metric>,
+    /// Number of comparisons that share the accepted risk of a false abort: those of all analyses of the Rollout. Default: those of this run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub comparisons: Option<i32>,
+    /// What steps wait for: the canary is to be proven to fail less than so many times as often as stable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub prove: Vec<f64>,
     /// Which of the metrics are those of a ClusterAnalysisTemplate: the metric's name, and the template's. Where such a metric uses
     /// Secrets, they are those of the namespace that Sluice runs in, and whom it asks, and what, is as the template says now: this
     /// run cannot change it.
@@ -152,9 +160,12 @@ pub struct MetricResult {
     /// The newest measurements, oldest first; at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub measurements: Vec<Measurement>,
-    /// Counter values at the end of the last window (`scrape` only): the start of the next.
+    /// Counter values at the end of the last window: the start of the next. Of Prometheus, which remembers them itself, the time alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_reading: Option<Reading>,
+    /// What the comparison of canary and stable has found so far (`compare` only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Compared>,
 }
 
 /// One measurement and its verdict.
@@ -180,6 +191,85 @@ pub struct Measurement {
     pub message: String,
 }
 
+/// What a comparison has found so far. Evidence and the edge up to which it was gathered are written together, so that no interval ever
+/// counts twice.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compared {
+    /// Begin of the first interval that was compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<MicroTime>,
+    /// End of the last interval: the begin of the next.
+    pub until: MicroTime,
+    /// The evidence suffices: the canary is worse. It stays so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub worse: bool,
+    /// What is found, in words.
+    pub message: String,
+    /// Evidence from failures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failures: Option<Evidence>,
+    /// Evidence from latencies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latencies: Option<LatencyEvidence>,
+    /// Evidence that the canary is no worse, where steps wait for it. At most 4.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proofs: Vec<NoWorse>,
+}
+
+/// Evidence that the canary fails less than so many times as often as stable.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NoWorse {
+    pub at_most: f64,
+    /// The evidence suffices. It stays so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proven: bool,
+    /// What is found, in words.
+    pub message: String,
+    pub evidence: Evidence,
+}
+
+/// What one version did between two edges: differences of its counters.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Arm {
+    #[schemars(with = "i64", range(min = 0))]
+    pub requests: u64,
+    #[schemars(with = "i64", range(min = 0))]
+    pub failures: u64,
+}
+
+/// Evidence for a claim, from all intervals so far. It is kept together with the edge up to which intervals were consumed, in one write:
+/// an interval that counts twice breaks the guarantee.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Evidence {
+    /// The wealth of each bet, as logarithms.
+    pub log_wealth: [f64; 6],
+    /// Number of intervals that said something.
+    #[schemars(with = "i64", range(min = 0))]
+    pub intervals: u64,
+    pub canary: Arm,
+    pub stable: Arm,
+}
+
+/// Evidence about latencies: at each bound of the histogram, "slower than the bound" is a failure.
+///
+/// The bounds are those that both versions have in the first interval, and stay so. One that appears later is left out: it would bring in fresh
+/// wealth, which no bet has gained. One that vanishes keeps what it has gained or lost.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LatencyEvidence {
+    pub bounds: Vec<AtBound>,
+}
+
+/// Evidence at one bound.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AtBound {
+    pub le: f64,
+    pub evidence: Evidence,
+}
+
 /// Counter values at one moment.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -187,5 +277,9 @@ pub struct Reading {
     pub at: MicroTime,
     /// For each source (a pod, or an address of the URL) the counters that the metric uses: `numerator` and `denominator`, or the upper
     /// bounds of a histogram's buckets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counters: BTreeMap<String, BTreeMap<String, f64>>,
+    /// The same of stable, where the canary is compared with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stable: BTreeMap<String, BTreeMap<String, f64>>,
 }

@@ -34,6 +34,8 @@ pub enum Answer {
     Judged(Verdict, String),
     /// Two readings are needed for a number, and the first has succeeded.
     Read(usize),
+    /// Likewise of a server that keeps the readings itself.
+    Answered,
     /// Nobody could be asked from here.
     Unreachable(String),
     /// The question was refused, or its answer is not usable.
@@ -76,10 +78,12 @@ impl Probe {
             step: None,
             args: args.clone(),
             metrics: vec![metric.clone()],
+            comparisons: None,
+            prove: vec![],
             cluster_templates: BTreeMap::new(),
             terminate: false,
         };
-        let sources = FromHere { session: &self.session, revision: &subject.revision };
+        let sources = FromHere { session: &self.session };
         let request = MeasureRequest { namespace: &self.session.namespace, spec: &spec, metric, previous: None, sources: &sources, now };
         let measured = self.providers.measure(&request).await;
         let queries = measured.queries.clone();
@@ -92,6 +96,7 @@ impl Probe {
                 ErrorKind::Refused if !error.message.contains("bad_data") => Answer::Unreachable(error.message.clone()),
                 _ => Answer::Refused(error.message.clone()),
             },
+            Ok(None) if metric.scrape.is_none() => Answer::Answered,
             Ok(None) => Answer::Read(measured.reading.as_ref().map_or(0, |reading| reading.counters.len())),
             Ok(Some(_)) => {
                 let status =
@@ -104,16 +109,15 @@ impl Probe {
     }
 }
 
-/// The pods of the revision that serves. Secrets stay where they are: the controller reads them, not a person's machine.
+/// The pods as the API server has them. Secrets stay where they are: the controller reads them, not a person's machine.
 struct FromHere<'a> {
     session: &'a Session,
-    revision: &'a str,
 }
 
 #[async_trait]
 impl Sources for FromHere<'_> {
-    async fn pods(&self) -> Result<Vec<PodTarget>, String> {
-        let labels = format!("{}={}", keys::POD_TEMPLATE_HASH, self.revision);
+    async fn pods(&self, revision: &str) -> Result<Vec<PodTarget>, String> {
+        let labels = format!("{}={revision}", keys::POD_TEMPLATE_HASH);
         let found = self.session.api::<Pod>().list(&ListParams::default().labels(&labels)).await.map_err(|error| error.to_string())?;
         let target = |pod: &Pod| {
             let annotation = |key: &str| pod.annotations().get(key).cloned();

@@ -12,7 +12,7 @@ use super::{
 use crate::api::{
     Phase, Rollout, Span,
     analysis::Metric,
-    rollout::{CanaryScale, HeaderRoute, MirrorRoute, RequestMatch, Step, StepAnalysis, StringMatch},
+    rollout::{CanaryScale, HeaderRoute, MirrorRoute, Pause, RequestMatch, Step, StepAnalysis, StringMatch},
     status::HoldReason,
 };
 
@@ -26,6 +26,9 @@ pub fn step(step: &Step) -> String {
         _ if step.set_header_route.is_some() => step.set_header_route.as_ref().map(header_route).unwrap_or_default(),
         _ if step.set_mirror_route.is_some() => step.set_mirror_route.as_ref().map(mirror_route).unwrap_or_default(),
         (Some(weight), ..) => format!("setWeight {}", percent(*weight)),
+        (_, Some(Pause { prove: Some(prove), .. }), _) => {
+            format!("prove at most {} times stable's failures, within {}", prove.at_most.unwrap_or(2.0), prove.max_duration)
+        }
         (_, Some(pause), _) => pause.duration.as_ref().map_or("pause until promoted".into(), |duration| format!("pause {duration}")),
         (.., Some(analysis)) => format!("analysis {}", parts(analysis).join(", ")),
         _ => "a step that this plugin does not know: is it older than the controller?".into(),

@@ -24,13 +24,7 @@ impl Controller {
     pub(super) async fn look_at_run(&self, namespace: &str, name: &str) -> Result<Next, ActError> {
         let Some(run) = self.world.read(|index| index.run(namespace, name).cloned()) else { return Ok(None) };
         let now = (self.clock)();
-        let sources = Known {
-            client: self.client.clone(),
-            world: self.world.clone(),
-            namespace,
-            installed_in: &self.installed_in,
-            hash: &run.spec.canary_hash,
-        };
+        let sources = Known { client: self.client.clone(), world: self.world.clone(), namespace, installed_in: &self.installed_in };
         let measured = match analysis::unreadable(&run, now) {
             None => metrics::measure_due(self.measure.as_ref(), namespace, &run.spec, &run.status, &sources, now).await,
             ended => ended,
@@ -72,12 +66,11 @@ struct Known<'a> {
     namespace: &'a str,
     /// Where Sluice runs; empty: not known.
     installed_in: &'a str,
-    hash: &'a str,
 }
 
 #[async_trait]
 impl Sources for Known<'_> {
-    async fn pods(&self) -> Result<Vec<PodTarget>, String> {
+    async fn pods(&self, revision: &str) -> Result<Vec<PodTarget>, String> {
         let target = |pod: &crate::world::project::PodEntry| {
             Some(PodTarget {
                 name: pod.view.name.clone(),
@@ -86,7 +79,7 @@ impl Sources for Known<'_> {
                 path: pod.scrape.get("prometheus.io/path").cloned(),
             })
         };
-        Ok(self.world.read(|index| index.pods_of(self.namespace, self.hash).into_iter().filter_map(target).collect()))
+        Ok(self.world.read(|index| index.pods_of(self.namespace, revision).into_iter().filter_map(target).collect()))
     }
 
     async fn secret(&self, of: SecretsOf, name: &str) -> Result<SecretData, String> {

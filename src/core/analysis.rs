@@ -10,13 +10,14 @@ mod record;
 mod resolve;
 mod schedule;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use thiserror::Error;
 
 use super::{
+    counters::Look,
     judge::{Judge, Sample},
     query::{Scope, Values},
     source::{Fault, Source, Surroundings},
@@ -26,7 +27,7 @@ use crate::api::{
     run::{MetricResult, Reading},
 };
 
-pub use gate::{closed, evidence_since};
+pub use gate::{can_prove, closed, evidence_since, proven};
 pub use origin::{SecretsOf, origin};
 pub use record::{cancel, record, start, unreadable};
 pub use resolve::{Resolved, inline_args, resolve};
@@ -57,6 +58,8 @@ pub struct Measured {
     pub since: Option<Timestamp>,
     /// The counters as they are now: the begin of the next window.
     pub reading: Option<Reading>,
+    /// What both versions did, where they are compared.
+    pub look: Option<Look>,
 }
 
 /// Why a provider has no answer that is usable. The kind is a label of our own metrics, the words are for people.
@@ -154,6 +157,18 @@ pub fn values(namespace: &str, spec: &AnalysisRunSpec, metric: &Metric) -> Value
 /// What is known of a metric in a run's status.
 pub fn result<'a>(status: &'a AnalysisRunStatus, metric: &Metric) -> Option<&'a MetricResult> {
     status.metric_results.iter().find(|result| result.name == metric.name)
+}
+
+/// The comparisons that share the accepted risk of a false abort.
+fn streams(spec: &AnalysisRunSpec) -> NonZeroU32 {
+    let of_run = || u32::try_from(spec.metrics.iter().filter(|metric| shares_risk(metric)).count()).unwrap_or(u32::MAX);
+    let told = spec.comparisons.and_then(|told| u32::try_from(told).ok());
+    NonZeroU32::new(told.unwrap_or_else(of_run)).unwrap_or(NonZeroU32::MIN)
+}
+
+/// Whether a metric can abort a version by comparison.
+pub fn shares_risk(metric: &Metric) -> bool {
+    metric.compare.is_some() && !metric.dry_run
 }
 
 fn surroundings(spec: &AnalysisRunSpec, prometheus: bool) -> Surroundings {

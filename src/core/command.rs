@@ -208,6 +208,9 @@ impl Draft<'_> {
 
     /// The analysis starts anew: a run that could not decide measures no more.
     fn measure_again(&mut self) {
+        if self.analysis_inconclusive().is_none() {
+            return; // it is a proof that was missing: what was found until now stands
+        }
         if let Some(state) = &mut self.status.canary {
             state.analysis_attempt += 1;
         }
@@ -226,6 +229,7 @@ impl Draft<'_> {
         let index = usize::try_from(here).unwrap_or(0);
         let pause = match self.spec.steps.get(index) {
             Some(StepKind::Pause(duration)) => Some(*duration),
+            Some(StepKind::Prove(_)) => Some(None),
             _ => None,
         };
         // Resume ends a hold; a timed pause beneath it goes on by its own clock.

@@ -14,6 +14,8 @@ use crate::api::analysis::Preset;
 pub enum Transport {
     /// From a Prometheus server that scrapes the pods or the gateway.
     Prometheus,
+    /// The counters themselves, from a Prometheus server: canary and stable are compared.
+    Counters,
     /// Straight from the canary's pods, or from one `url`.
     Scrape { url: bool },
 }
@@ -151,7 +153,7 @@ impl Reader<'_> {
             self.fault("matchers", format!("{error}; write matchers such as handler!=\"/healthz\""));
         }
         let mut all = vec![];
-        if self.transport == Transport::Prometheus {
+        if let Transport::Prometheus | Transport::Counters = self.transport {
             let (namespace, pod) = (self.name("namespaceLabel", "namespace"), self.name("podLabel", "pod"));
             // A ReplicaSet that was taken over is named after its Deployment, ours after the Rollout: only the hash is sure.
             all.push(format!(r#"{namespace}="{{{{namespace}}}}",{pod}=~".+-{{{{canary.hash}}}}-.+""#));
@@ -165,7 +167,7 @@ impl Reader<'_> {
     fn ratio(&mut self, numerator: &str, denominator: &str) -> What {
         let text = |series: &str| match self.transport {
             Transport::Prometheus => format!("sum(increase({series}[{{{{interval}}}}]))"),
-            Transport::Scrape { .. } => series.to_owned(),
+            Transport::Counters | Transport::Scrape { .. } => series.to_owned(),
         };
         let (numerator, denominator) = (text(numerator), text(denominator));
         What::Ratio { numerator: self.template(&numerator), denominator: self.template(&denominator) }
@@ -174,7 +176,7 @@ impl Reader<'_> {
     fn histogram(&mut self, name: &str, which: &str, quantile: f64, scale: f64) -> What {
         let text = match self.transport {
             Transport::Prometheus => format!("sum by (le) (increase({name}_bucket{{{which}}}[{{{{interval}}}}]))"),
-            Transport::Scrape { .. } => format!("{name}{{{which}}}"),
+            Transport::Counters | Transport::Scrape { .. } => format!("{name}{{{which}}}"),
         };
         What::Quantile { histogram: self.template(&text), quantile, scale }
     }

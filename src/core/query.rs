@@ -145,6 +145,11 @@ impl Template {
         Ok(text)
     }
 
+    /// Whether it says something else of the canary than of stable.
+    pub fn is_about_canary(&self) -> bool {
+        self.variables().any(|name| ["canary.service", "canary.hash"].contains(&name))
+    }
+
     fn variables(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             Part::Variable { name, .. } => Some(name.as_str()),
@@ -176,6 +181,12 @@ pub fn duration(span: SignedDuration) -> String {
 }
 
 impl Values {
+    /// The same question about stable: the canary's part is played by it. `None`: there is no stable revision.
+    pub fn of_stable(&self) -> Option<Self> {
+        let canary_hash = self.stable_hash.clone()?;
+        Some(Self { canary_service: self.service.clone(), canary_hash, ..self.clone() })
+    }
+
     /// Values that stand for those that are not known yet, to check what a template becomes.
     fn stand_in(scope: &Scope) -> Self {
         let some = || "x".to_owned();

@@ -369,6 +369,7 @@ impl Draft<'_> {
                 self.wake(end);
                 wait(Waiting::Pause, format!("paused: goes on at {}", end.strftime("%H:%M:%S UTC")))
             }
+            Some(StepKind::Prove(proof)) => self.ensure_proven(proof),
             Some(StepKind::Analysis(analysis)) => self.ensure_analysed(index, &analysis),
         }
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::api::{
     access::{Access, Header, RESERVED_HEADERS},
-    analysis::{HistogramQuantile, Metric, PrometheusProvider, Ratio, ScrapeProvider},
+    analysis::{HistogramQuantile, Metric, Preset, PrometheusProvider, Ratio, ScrapeProvider},
 };
 
 /// What is wrong with a field: its path within the metric, and words that say how to mend it.
@@ -54,6 +54,13 @@ impl What {
     }
 }
 
+/// What the numerator of a ratio counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numerator {
+    Successes,
+    Failures,
+}
+
 /// Who is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Provider {
@@ -75,6 +82,8 @@ pub struct Source {
     pub access: Access,
     pub what: What,
     pub unit: Unit,
+    /// Canary and stable are compared: both are counted, and all texts are selectors.
+    pub compares: Option<Numerator>,
     /// Time for one request.
     pub timeout: SignedDuration,
 }
@@ -114,15 +123,21 @@ impl Source {
         let field = match (&self.what, metric.scrape.is_some()) {
             _ if metric.preset.is_some() => "preset",
             (What::Value(_), false) => "prometheus.query",
+            (_, false) if self.compares.is_some() => "prometheus.counters",
             (_, false) => "prometheus.ratio",
             (What::Value(_), true) => "scrape.value",
             (What::Ratio { .. }, true) => "scrape.ratio",
             (What::Quantile { .. }, true) => "scrape.quantile",
         };
+        let selectors = provider == "scrape" || self.compares.is_some();
         for template in self.what.templates() {
             let checked = template.check(&surroundings.scope).map_err(|error| error.to_string());
-            let checked = checked.and_then(|text| text.filter(|_| provider == "scrape").map_or(Ok(()), |text| parse_selector(&text)));
+            let checked = checked.and_then(|text| text.filter(|_| selectors).map_or(Ok(()), |text| parse_selector(&text)));
             faults.extend(checked.err().map(|error| (field.to_owned(), error)));
+        }
+        if self.compares.is_some() && !self.tells_versions_apart() {
+            let message = "compare counts stable by the same selectors, with {{canary.service}} and {{canary.hash}} standing for stable's: use one of them, so that the two can be told apart";
+            faults.push((field.to_owned(), message.to_owned()));
         }
         match &self.provider {
             Provider::Prometheus { address: None } if !surroundings.prometheus => faults.push((
@@ -155,6 +170,15 @@ impl Source {
 }
 
 impl Source {
+    /// Whether what is asked about the canary is another question than the same about stable.
+    fn tells_versions_apart(&self) -> bool {
+        match &self.provider {
+            Provider::Pods { .. } => true,
+            Provider::Url(url) if url.is_about_canary() => true,
+            _ => self.what.templates().iter().all(|template| template.is_about_canary()),
+        }
+    }
+
     /// What a request carries goes where the metric's author has written, and nowhere else.
     fn check_access(&self) -> Vec<Fault> {
         let Access { headers, basic_auth, bearer_token_secret_ref, tls } = &self.access;
@@ -202,18 +226,22 @@ fn check_header(Header { name, value, value_secret_ref }: &Header) -> Option<Str
 }
 
 fn from_prometheus(metric: &Metric, prometheus: &PrometheusProvider) -> Result<Source, Vec<Fault>> {
-    let (what, unit) = match (metric.preset, &prometheus.query, &prometheus.ratio) {
-        (Some(preset), None, None) => presets::expand(preset, &metric.parameters, presets::Transport::Prometheus)?,
-        (None, Some(query), None) => (What::Value(template("prometheus.query", query)?), Unit::None),
-        (None, None, Some(both)) => (ratio("prometheus.ratio", both)?, Unit::Percent),
+    let transport = if metric.compare.is_some() { presets::Transport::Counters } else { presets::Transport::Prometheus };
+    let (what, unit) = match (metric.preset, &prometheus.query, &prometheus.ratio, &prometheus.counters) {
+        (Some(preset), None, None, None) => presets::expand(preset, &metric.parameters, transport)?,
+        (None, Some(query), None, None) => (What::Value(template("prometheus.query", query)?), Unit::None),
+        (None, None, Some(both), None) => (ratio("prometheus.ratio", both)?, Unit::Percent),
+        (None, None, None, Some(both)) => (ratio("prometheus.counters", both)?, Unit::Percent),
         _ => {
-            let message = "prometheus needs exactly one of query and ratio, and none of them beside a preset, which brings its own";
+            let message =
+                "prometheus needs exactly one of query, ratio and counters, and none of them beside a preset, which brings its own";
             return Err(vec![("prometheus".to_owned(), message.to_owned())]);
         }
     };
     let provider = Provider::Prometheus { address: prometheus.address.clone() };
     let timeout = prometheus.timeout.as_ref().map_or(PROMETHEUS_TIMEOUT, |timeout| timeout.get());
-    Ok(Source { provider, access: prometheus.access.clone(), what, unit, timeout })
+    let compares = numerator(metric, prometheus.counters.is_some(), &what)?;
+    Ok(Source { provider, access: prometheus.access.clone(), what, unit, compares, timeout })
 }
 
 fn from_scrape(metric: &Metric, scrape: &ScrapeProvider) -> Result<Source, Vec<Fault>> {
@@ -240,7 +268,29 @@ fn from_scrape(metric: &Metric, scrape: &ScrapeProvider) -> Result<Source, Vec<F
         }
     };
     let timeout = scrape.timeout.as_ref().map_or(SCRAPE_TIMEOUT, |timeout| timeout.get());
-    Ok(Source { provider, access: scrape.access.clone(), what, unit, timeout })
+    let compares = numerator(metric, true, &what)?;
+    Ok(Source { provider, access: scrape.access.clone(), what, unit, compares, timeout })
+}
+
+/// What is compared, if anything is. `counters`: its texts are selectors of counters.
+fn numerator(metric: &Metric, counters: bool, what: &What) -> Result<Option<Numerator>, Vec<Fault>> {
+    let fault = |field: &str, message: &str| Err(vec![(field.to_owned(), message.to_owned())]);
+    match (metric.preset, what) {
+        _ if metric.compare.is_none() && metric.prometheus.as_ref().is_some_and(|prometheus| prometheus.counters.is_some()) => {
+            fault("prometheus.counters", "prometheus.counters belongs to compare: write compare, or a ratio of two queries instead")
+        }
+        _ if metric.compare.is_none() => Ok(None),
+        (Some(Preset::ContourSuccessRate | Preset::PodsSuccessRate), _) => Ok(Some(Numerator::Successes)),
+        (Some(Preset::ContourLatency | Preset::PodsLatency), _) => Ok(Some(Numerator::Failures)),
+        (None, What::Ratio { .. }) if counters && metric.min.is_some() => {
+            fault("min", "with compare the numerator counts failures: select these, and write max instead of min")
+        }
+        (None, What::Ratio { .. } | What::Quantile { .. }) if counters => Ok(Some(Numerator::Failures)),
+        _ => fault(
+            "compare",
+            "compare needs counters as they are: a preset, prometheus.counters, scrape.ratio or scrape.quantile; of a query with rate() or increase() nobody can tell what was counted",
+        ),
+    }
 }
 
 fn template(field: &str, text: &str) -> Result<Template, Vec<Fault>> {

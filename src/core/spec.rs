@@ -6,9 +6,10 @@ use sha2::{Digest, Sha256};
 use super::{
     canary_rule::{CanaryRule, Effect, Portion},
     observed::{Observed, Rival},
+    proof::Proof,
     requests::{Requests, Text},
 };
-use crate::api::rollout::{HeaderRoute, MirrorRoute, RequestMatch, RolloutSpec, RouteKind, StepAnalysis, StringMatch, Traffic};
+use crate::api::rollout::{HeaderRoute, MirrorRoute, Pause, RequestMatch, RolloutSpec, RouteKind, StepAnalysis, StringMatch, Traffic};
 
 /// A share of the traffic in thousandths of a percent: 0 to 100,000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +63,7 @@ pub enum StepKind {
     /// Sets the rule of this effect and name; one without requests ends it.
     SetRule(CanaryRule),
     Pause(Option<SignedDuration>),
+    Prove(Proof),
     Analysis(StepAnalysis),
 }
 
@@ -163,6 +165,9 @@ fn parse_step(index: usize, step: &crate::api::rollout::Step) -> Result<StepKind
             (None, None, Some(true)) => Ok(StepKind::SetScale(Scale::AsWeight)),
             _ => Err(invalid(format!("{field}.setCanaryScale"), "set exactly one of replicas, percent and matchTrafficWeight (true)")),
         },
+        (None, None, Some(Pause { prove: Some(prove), duration }), None, None, None) => {
+            Proof::parse(prove, duration.as_ref()).map(StepKind::Prove).map_err(|mend| invalid(format!("{field}.pause.prove"), mend))
+        }
         (None, None, Some(pause), None, None, None) => Ok(StepKind::Pause(pause.duration.as_ref().map(crate::api::Span::get))),
         (None, None, None, Some(analysis), None, None) => Ok(StepKind::Analysis(analysis.clone())),
         (None, None, None, None, Some(route), None) => header_route(format!("{field}.setHeaderRoute"), route),

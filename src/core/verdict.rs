@@ -30,6 +30,11 @@ impl Draft<'_> {
         self.obs.runs.iter().find(|run| run.meta.name == name)
     }
 
+    /// The run of the background analysis.
+    pub fn background(&self) -> Option<&RunView> {
+        self.run(None)
+    }
+
     /// Runs that belong to the running rollout, as of its last attempt.
     pub fn current_runs(&self) -> Vec<&RunView> {
         let steps = (0..self.spec.steps.len()).map(Some).chain([None]);
@@ -41,11 +46,15 @@ impl Draft<'_> {
             return wait(Waiting::Analysis, "no rollout is running");
         };
         if self.run(step).is_none() {
-            let analysis::Resolved { metrics, args, cluster_templates } =
-                match analysis::resolve(analysis, &self.obs.analysis_templates, self.spec.has_traffic) {
-                    Ok(resolved) => resolved,
-                    Err(why) => return wait(Waiting::Progress, format!("the analysis cannot start: {why}")),
-                };
+            let resolved = analysis::resolve(analysis, &self.obs.analysis_templates, self.spec.has_traffic);
+            let resolved = resolved.and_then(|resolved| {
+                let compares = resolved.metrics.iter().any(analysis::shares_risk);
+                Ok((compares.then(|| self.comparisons()).transpose()?, resolved))
+            });
+            let (comparisons, analysis::Resolved { metrics, args, cluster_templates }) = match resolved {
+                Ok(resolved) => resolved,
+                Err(why) => return wait(Waiting::Progress, format!("the analysis cannot start: {why}")),
+            };
             let rollout = &self.obs.rollout;
             let mut spec = json!({
                 "rollout": rollout.meta.name, "canaryHash": canary.revision, "args": args, "metrics": metrics,
@@ -60,6 +69,12 @@ impl Draft<'_> {
             }
             if let Some(step) = step {
                 spec["step"] = json!(step);
+            }
+            if let Some(comparisons) = comparisons {
+                spec["comparisons"] = json!(comparisons);
+            }
+            if step.is_none() {
+                spec["prove"] = json!(self.spec.proofs());
             }
             let body = json!({
                 "apiVersion": "sluice.dev/v1alpha1", "kind": "AnalysisRun",
@@ -76,6 +91,20 @@ impl Draft<'_> {
             Some(run) => Ok(run),
             None => wait(Waiting::Analysis, "the analysis starts"),
         }
+    }
+
+    /// Comparisons of all analyses of the Rollout: they share the accepted risk of a false abort.
+    fn comparisons(&self) -> Result<usize, String> {
+        let of_steps = self.spec.steps.iter().filter_map(|step| match step {
+            StepKind::Analysis(analysis) => Some(analysis),
+            _ => None,
+        });
+        let mut comparisons = 0;
+        for analysis in of_steps.chain(&self.spec.analysis) {
+            let resolved = analysis::resolve(analysis, &self.obs.analysis_templates, self.spec.has_traffic)?;
+            comparisons += resolved.metrics.iter().filter(|metric| analysis::shares_risk(metric)).count();
+        }
+        Ok(comparisons)
     }
 
     /// The background analysis runs from its starting step on, once the canary gets traffic.
@@ -226,6 +255,7 @@ fn waits_for(run: &RunView) -> String {
 
 /// The metrics of a spec, as far as they can be checked.
 pub fn check(spec: &super::spec::Spec, templates: &Templates, defaults: &analysis::Defaults) -> Result<(), Invalid> {
+    spec.check_proofs(templates)?;
     let inline = spec.steps.iter().enumerate().filter_map(|(i, step)| match step {
         StepKind::Analysis(analysis) => Some((format!("spec.strategy.canary.steps[{i}].analysis"), analysis)),
         _ => None,

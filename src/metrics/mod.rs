@@ -7,18 +7,21 @@ mod flights;
 mod guard;
 mod http;
 mod prometheus;
+mod range;
 mod scrape;
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use crate::{
     api::{AnalysisRunSpec, AnalysisRunStatus, AnalysisTemplateSpec, Metric, run::Reading},
     core::{
         analysis::{self, ErrorKind, Measured, ProviderError, SecretsOf},
+        counters::Look,
         judge::Sample,
         query::Values,
         source::{Provider, Source},
@@ -65,8 +68,8 @@ impl fmt::Debug for Token {
 /// What measuring needs of Kubernetes.
 #[async_trait]
 pub trait Sources: Send + Sync {
-    /// The ready pods of the revision that is judged.
-    async fn pods(&self) -> Result<Vec<PodTarget>, String>;
+    /// The ready pods of a revision, by its hash.
+    async fn pods(&self, revision: &str) -> Result<Vec<PodTarget>, String>;
 
     /// What a Secret holds, if metrics may use it; else why not.
     async fn secret(&self, of: SecretsOf, name: &str) -> Result<SecretData, String>;
@@ -106,6 +109,9 @@ pub trait Measure: Send + Sync {
 
     async fn measure(&self, request: &MeasureRequest<'_>) -> Measured;
 }
+
+/// Time from a scrape until its samples can be asked for.
+const SCRAPE_LAG: SignedDuration = SignedDuration::from_secs(5);
 
 /// Starts a run, measures what is due, or ends it. `None`: nothing had to be done.
 pub async fn measure_due(
@@ -174,21 +180,53 @@ impl Providers {
                     timeout: source.timeout,
                     edge,
                 };
-                let sample = server.measure(&source.what, values, queries).await?;
-                Ok(Found { sample: Some(sample), since: Some(edge - values.interval), reading: None })
+                let Some(numerator) = source.compares else {
+                    let sample = server.measure(&source.what, values, queries).await?;
+                    return Ok(Found { sample: Some(sample), since: Some(edge - values.interval), ..Found::default() });
+                };
+                let stable = stable(values)?;
+                let previous = request.previous.map(|previous| behind(previous.at.0));
+                let server = prometheus::Server { edge: behind(request.now), ..server };
+                let look = server.look(&source.what, numerator, [values, &stable], previous, queries).await?;
+                let reading = Reading { at: MicroTime(request.now), counters: BTreeMap::new(), stable: BTreeMap::new() };
+                Ok(Found { sample: None, since: look.since, reading: Some(reading), look: Some(look) })
             }
-            Provider::Url(url) => {
-                let url = url.render(values).map_err(|error| ErrorKind::Invalid.error(error.to_string()))?;
-                let targets = scrape::resolve(&url, &self.settings.allow, source.timeout).await?;
-                scrape::measure(&self.http, source, values, targets, credentials, request, queries).await
-            }
-            Provider::Pods { port, path } => {
-                let pods = request.sources.pods().await.map_err(|why| ErrorKind::Unreachable.error(why))?;
-                let targets = pods.iter().map(|pod| scrape::Target::pod(pod, *port, path.as_deref())).collect::<Result<_, _>>()?;
-                scrape::measure(&self.http, source, values, targets, credentials, request, queries).await
+            Provider::Url(_) | Provider::Pods { .. } => {
+                let canary = scrape::Version { values, targets: self.targets(source, values, request).await? };
+                let Some(numerator) = source.compares else {
+                    return scrape::measure(&self.http, source, canary, credentials, request, queries).await;
+                };
+                let stable = stable(values)?;
+                let stable = scrape::Version { values: &stable, targets: self.targets(source, &stable, request).await? };
+                scrape::look(&self.http, (source, numerator), [canary, stable], credentials, request, queries).await
             }
         }
     }
+
+    /// Where the counters of the version that the values are about are read.
+    async fn targets(&self, source: &Source, values: &Values, request: &MeasureRequest<'_>) -> Result<Vec<scrape::Target>, ProviderError> {
+        match &source.provider {
+            Provider::Url(url) => {
+                let url = url.render(values).map_err(|error| ErrorKind::Invalid.error(error.to_string()))?;
+                scrape::resolve(&url, &self.settings.allow, source.timeout).await
+            }
+            Provider::Pods { port, path } => {
+                let pods = request.sources.pods(&values.canary_hash).await.map_err(|why| ErrorKind::Unreachable.error(why))?;
+                pods.iter().map(|pod| scrape::Target::pod(pod, *port, path.as_deref())).collect()
+            }
+            Provider::Prometheus { .. } => Ok(vec![]),
+        }
+    }
+}
+
+/// The questions about stable.
+fn stable(values: &Values) -> Result<Values, ProviderError> {
+    values.of_stable().ok_or_else(|| ErrorKind::Invalid.error("there is no stable revision to compare with"))
+}
+
+/// Prometheus has the samples of this moment by now, so that an edge is read the same again later.
+fn behind(now: Timestamp) -> Timestamp {
+    edge(now) - SCRAPE_LAG
 }
 
 /// A whole second: those who ask the same within it can share the answer.
@@ -197,12 +235,15 @@ fn edge(now: Timestamp) -> Timestamp {
 }
 
 /// What was found.
+#[derive(Default)]
 struct Found {
     sample: Option<Sample>,
     /// Begin of the window, where it is not one interval before now.
     since: Option<Timestamp>,
     /// The counters as they are now.
     reading: Option<Reading>,
+    /// What both versions did, where they are compared.
+    look: Option<Look>,
 }
 
 type Outcome = Result<Found, ProviderError>;
@@ -232,8 +273,8 @@ impl Measure for Providers {
     async fn measure(&self, request: &MeasureRequest<'_>) -> Measured {
         let mut queries = Vec::new();
         match self.find(request, &mut queries).await {
-            Ok(Found { sample, since, reading }) => Measured { queries, result: Ok(sample), since, reading },
-            Err(error) => Measured { queries, result: Err(error), since: None, reading: None },
+            Ok(Found { sample, since, reading, look }) => Measured { queries, result: Ok(sample), since, reading, look },
+            Err(error) => Measured { queries, result: Err(error), since: None, reading: None, look: None },
         }
     }
 }

@@ -3,7 +3,7 @@
 use futures::future::try_join;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Url;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::core::{
     analysis::{ErrorKind, ProviderError},
-    histogram::quantile,
+    counters::{quantile_sample, ratio},
     judge::Sample,
     query::{Template, Values},
     source::What,
@@ -55,9 +55,9 @@ pub type Answered = Result<Vec<(Option<String>, f64)>, ProviderError>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Reply {
+struct Reply<R> {
     status: String,
-    data: Option<Data>,
+    data: Option<Data<R>>,
     error_type: Option<String>,
     error: Option<String>,
     #[serde(default)]
@@ -66,9 +66,9 @@ struct Reply {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Data {
-    result_type: String,
-    result: Value,
+pub(super) struct Data<R> {
+    pub result_type: String,
+    pub result: R,
 }
 
 #[derive(Deserialize)]
@@ -130,18 +130,19 @@ impl Server<'_> {
             query: query.to_owned(),
             edge: self.edge,
         };
-        self.flights.share(question, self.ask(query)).await
+        self.flights.share(question, async { series(self.ask(query, MOST).await?) }).await
     }
 
-    async fn ask(&self, query: &str) -> Answered {
+    /// Asks, and reads an answer of at most so many bytes.
+    pub(super) async fn ask<R: DeserializeOwned>(&self, query: &str, most: usize) -> Result<Data<R>, ProviderError> {
         let url = format!("{}/api/v1/query", self.address.trim_end_matches('/'));
         let url = Url::parse(&url).map_err(|error| ErrorKind::Invalid.error(format!("{:?} is not a URL: {error}", self.address)))?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let to = if self.trusted { To::Installation } else { To::Host(&host) };
         let time = format!("{}.{:03}", self.edge.as_second(), self.edge.subsec_millisecond());
-        let call = Call { url, to, credentials: self.credentials, timeout: self.timeout, most: MOST };
+        let call = Call { url, to, credentials: self.credentials, timeout: self.timeout, most };
         let answer = self.http.send(call, |client, url| client.post(url).form(&[("query", query), ("time", &time)])).await?;
-        let reply: Reply = match serde_json::from_str(&answer.body) {
+        let reply: Reply<R> = match serde_json::from_str(&answer.body) {
             Ok(reply) => reply,
             Err(_) if !answer.status.is_success() => {
                 let message = format!("Prometheus answers HTTP {}: {}", answer.status.as_u16(), beginning(&answer.body));
@@ -153,7 +154,7 @@ impl Server<'_> {
                 );
             }
         };
-        series(reply, answer.status.is_success())
+        complete(reply, answer.status.is_success())
     }
 }
 
@@ -162,7 +163,7 @@ fn too_many(series: usize, most: usize) -> ProviderError {
     ErrorKind::TooLarge.error(message)
 }
 
-fn series(reply: Reply, success: bool) -> Answered {
+fn complete<R>(reply: Reply<R>, success: bool) -> Result<Data<R>, ProviderError> {
     if !success || reply.status != "success" {
         let kind = reply.error_type.unwrap_or_else(|| "error".to_owned());
         return Err(ErrorKind::Refused.error(format!("Prometheus answers {kind}: {}", beginning(&reply.error.unwrap_or_default()))));
@@ -171,8 +172,11 @@ fn series(reply: Reply, success: bool) -> Answered {
         let message = format!("the answer is not complete, Prometheus warns: {}", beginning(&reply.warnings.join("; ")));
         return Err(ErrorKind::Partial.error(message));
     }
+    reply.data.ok_or_else(|| ErrorKind::Malformed.error("the answer has no data"))
+}
+
+fn series(data: Data<Value>) -> Answered {
     let malformed = |why: String| ErrorKind::Malformed.error(why);
-    let data = reply.data.ok_or_else(|| malformed("the answer has no data".to_owned()))?;
     let series = match data.result_type.as_str() {
         "scalar" => serde_json::from_value(data.result).map(|value| vec![Series { metric: serde_json::Map::new(), value: Some(value) }]),
         "vector" => serde_json::from_value::<Vec<Series>>(data.result),
@@ -193,14 +197,6 @@ fn series(reply: Reply, success: bool) -> Answered {
     series.into_iter().map(number).collect()
 }
 
-/// A share in percent. Without a numerator it is 0, but nobody knows whether that is so, or whether its name is wrong.
-pub fn ratio(numerator: Option<f64>, denominator: Option<f64>, hint: &str) -> Sample {
-    let Some(denominator) = denominator else { return Sample::default() };
-    let values = vec![100.0 * numerator.unwrap_or(0.0) / denominator];
-    let caveat = numerator.is_none().then(|| format!("the numerator has no series: is its name right? {hint}"));
-    Sample { values, samples: Some(denominator), caveat }
-}
-
 fn buckets_quantile(q: f64, scale: f64, series: Vec<(Option<String>, f64)>) -> Result<Sample, ProviderError> {
     let mut buckets: Vec<(f64, f64)> = Vec::new();
     for (le, count) in series {
@@ -210,22 +206,4 @@ fn buckets_quantile(q: f64, scale: f64, series: Vec<(Option<String>, f64)>) -> R
         buckets.push((bound, count));
     }
     quantile_sample(q, scale, &buckets)
-}
-
-/// The quantile of buckets as a sample. No bucket, no data.
-pub fn quantile_sample(q: f64, scale: f64, buckets: &[(f64, f64)]) -> Result<Sample, ProviderError> {
-    if buckets.is_empty() {
-        return Ok(Sample::default());
-    }
-    let mut sum: Vec<(f64, f64)> = Vec::new();
-    for (bound, count) in buckets {
-        match sum.iter_mut().find(|(known, _)| known == bound) {
-            Some((_, total)) => *total += count,
-            None => sum.push((*bound, *count)),
-        }
-    }
-    let found = quantile(q, &sum).map_err(|error| ErrorKind::Malformed.error(error.to_string()))?;
-    let value = found.value * scale;
-    let caveat = found.beyond.then(|| format!("the quantile {q} lies above the histogram's largest bound, {value}: nobody knows how far"));
-    Ok(Sample { values: vec![value], samples: Some(found.samples), caveat })
 }

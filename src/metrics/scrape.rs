@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use reqwest::{
@@ -19,16 +19,16 @@ use super::{
     exposition::{Line, Series, lines},
     guard::{Allow, Forbidden, lookup},
     http::{Call, Http, To, beginning},
-    prometheus::{quantile_sample, ratio},
 };
 use crate::{
     api::run::Reading,
     core::{
         analysis::{ErrorKind, ProviderError},
+        counters::{Counters, DENOMINATOR, Look, NUMERATOR, increase, known_increase, quantile_sample, ratio},
         judge::Sample,
         query::{Template, Values},
         selector::Selector,
-        source::{Source, What},
+        source::{Numerator, Source, What},
     },
 };
 
@@ -39,12 +39,12 @@ const MOST_SOURCES: usize = 200;
 /// Buckets of a histogram.
 const MOST_BUCKETS: usize = 200;
 const TYPES: &str = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.9,*/*;q=0.1";
-const NUMERATOR: &str = "numerator";
-const DENOMINATOR: &str = "denominator";
+/// Counters that are remembered from one look at both versions to the next: they live in a status.
+const MOST_REMEMBERED: usize = 500;
 const VALUE: &str = "value";
 
-/// What one source says: the counters that the metric uses.
-type Counters = BTreeMap<String, f64>;
+/// What the sources of one version say, by their names.
+type BySource = BTreeMap<String, Counters>;
 
 /// One source of counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,28 +110,28 @@ fn one_family(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     addresses
 }
 
+/// One version: what its selectors say, and where it is counted.
+pub struct Version<'a> {
+    pub values: &'a Values,
+    pub targets: Vec<Target>,
+}
+
 /// Reads all sources; one that cannot be read makes the whole measurement an error, because what it would say is not known.
 pub async fn measure(
     http: &Http,
     source: &Source,
-    values: &Values,
-    targets: Vec<Target>,
+    Version { values, targets }: Version<'_>,
     credentials: &Credentials,
     request: &MeasureRequest<'_>,
     queries: &mut Vec<String>,
 ) -> Outcome {
-    let wanted = Wanted::new(&source.what, values, queries)?;
-    if targets.len() > MOST_SOURCES {
-        let message = format!("{} pods or addresses are too many to read: at most {MOST_SOURCES}, use Prometheus", targets.len());
-        return Err(ErrorKind::TooLarge.error(message));
-    }
-    let read = targets.into_iter().map(|target| read(http, target, credentials, source.timeout, &wanted));
-    let current: BTreeMap<_, _> = try_join_all(read).await?.into_iter().collect();
+    let wanted = [Wanted::new(&source.what, values, queries)?];
+    let [current] = read_all(http, source, targets, credentials, &wanted).await?;
     if let What::Value(_) = source.what {
         let values: Vec<f64> = current.values().filter_map(|counters| counters.get(VALUE)).copied().collect();
         let sum = if values.is_empty() { vec![] } else { vec![values.iter().sum()] };
         let sample = Sample { values: sum, caveat: nobody(&current), ..Sample::default() };
-        return Ok(Found { sample: Some(sample), since: None, reading: None });
+        return Ok(Found { sample: Some(sample), ..Found::default() });
     }
     let sample = request.previous.map(|previous| {
         let increase = increase(&previous.counters, &current);
@@ -144,17 +144,84 @@ pub async fn measure(
         }
     });
     let sample = sample.transpose()?.map(|sample| Sample { caveat: nobody(&current).or(sample.caveat.clone()), ..sample });
-    let reading = Reading { at: MicroTime(request.now), counters: remembered(request.previous, current) };
-    Ok(Found { sample, since: request.previous.map(|previous| previous.at.0), reading: Some(reading) })
+    let counters = remembered(request.previous.map(|previous| &previous.counters), current);
+    let reading = Reading { at: MicroTime(request.now), counters, stable: BTreeMap::new() };
+    Ok(Found { sample, since: request.previous.map(|previous| previous.at.0), reading: Some(reading), look: None })
 }
 
-fn nobody(current: &BTreeMap<String, Counters>) -> Option<String> {
+/// Reads the counters of canary and stable, at the same moment. Where both are counted in the same place, it is read once.
+pub async fn look(
+    http: &Http,
+    (source, numerator): (&Source, Numerator),
+    [canary, stable]: [Version<'_>; 2],
+    credentials: &Credentials,
+    request: &MeasureRequest<'_>,
+    queries: &mut Vec<String>,
+) -> Outcome {
+    let of_canary = Wanted::new(&source.what, canary.values, queries)?;
+    let of_stable = Wanted::new(&source.what, stable.values, queries)?;
+    let [canary, stable] = if canary.targets == stable.targets {
+        read_all(http, source, canary.targets, credentials, &[of_canary, of_stable]).await?
+    } else {
+        let (of_canary, of_stable) = ([of_canary], [of_stable]);
+        let canary = read_all(http, source, canary.targets, credentials, &of_canary);
+        let ([canary], [stable]) = try_join(canary, read_all(http, source, stable.targets, credentials, &of_stable)).await?;
+        [canary, stable]
+    };
+    let since = request.previous.map(|previous| previous.at.0);
+    let grown = match request.previous {
+        Some(previous) => [known_increase(&previous.counters, &canary), known_increase(&previous.stable, &stable)],
+        None => [None, None],
+    };
+    let look = Look::new((since, request.now), (&source.what, numerator), grown)?;
+    let reading = Reading {
+        at: MicroTime(request.now),
+        counters: bounded(request.previous.map(|previous| &previous.counters), canary)?,
+        stable: bounded(request.previous.map(|previous| &previous.stable), stable)?,
+    };
+    Ok(Found { sample: None, since, reading: Some(reading), look: Some(look) })
+}
+
+/// The begin of the next interval, which must not take up a status.
+fn bounded(previous: Option<&BySource>, current: BySource) -> Result<BySource, ProviderError> {
+    let size = |all: &BySource| all.values().map(|counters| counters.len().max(1)).sum::<usize>();
+    if size(&current) > MOST_REMEMBERED {
+        let message = format!("{} counters are too many to remember: at most {MOST_REMEMBERED}, compare by Prometheus", size(&current));
+        return Err(ErrorKind::TooLarge.error(message));
+    }
+    let all = remembered(previous, current.clone());
+    Ok(if size(&all) > MOST_REMEMBERED { current } else { all })
+}
+
+/// Reads each target once, for everything that is wanted of it.
+async fn read_all<const N: usize>(
+    http: &Http,
+    source: &Source,
+    targets: Vec<Target>,
+    credentials: &Credentials,
+    wanted: &[Wanted; N],
+) -> Result<[BySource; N], ProviderError> {
+    if targets.len() > MOST_SOURCES {
+        let message = format!("{} pods or addresses are too many to read: at most {MOST_SOURCES}, use Prometheus", targets.len());
+        return Err(ErrorKind::TooLarge.error(message));
+    }
+    let read = targets.into_iter().map(|target| read(http, target, credentials, source.timeout, wanted));
+    let mut all = std::array::from_fn(|_| BySource::new());
+    for (name, found) in try_join_all(read).await? {
+        for (all, counters) in all.iter_mut().zip(found) {
+            all.insert(name.clone(), counters);
+        }
+    }
+    Ok(all)
+}
+
+fn nobody(current: &BySource) -> Option<String> {
     current.is_empty().then(|| "there is no ready pod to read".to_owned())
 }
 
 /// The begin of the next window. A pod that is not ready just now may come back with its counters: they are kept, as long as they are few.
-fn remembered(previous: Option<&Reading>, current: BTreeMap<String, Counters>) -> BTreeMap<String, Counters> {
-    let mut all = previous.map(|previous| previous.counters.clone()).unwrap_or_default();
+fn remembered(previous: Option<&BySource>, current: BySource) -> BySource {
+    let mut all = previous.cloned().unwrap_or_default();
     if all.keys().filter(|name| !current.contains_key(*name)).count() + current.len() > MOST_SOURCES {
         all.clear();
     }
@@ -162,27 +229,13 @@ fn remembered(previous: Option<&Reading>, current: BTreeMap<String, Counters>) -
     all
 }
 
-/// What was counted between two readings. A source that counts less than before has started again, so all its counters count from 0, as
-/// do those of a source that is new. What a source counted before it vanished is lost.
-fn increase(previous: &BTreeMap<String, Counters>, current: &BTreeMap<String, Counters>) -> Counters {
-    let mut total = Counters::new();
-    for (name, counters) in current {
-        let before = |key: &str| previous.get(name).and_then(|counters| counters.get(key)).copied().unwrap_or(0.0);
-        let restarted = counters.iter().any(|(key, count)| *count < before(key));
-        for (key, count) in counters {
-            *total.entry(key.clone()).or_default() += if restarted { *count } else { count - before(key) };
-        }
-    }
-    total
-}
-
-async fn read(
+async fn read<const N: usize>(
     http: &Http,
     target: Target,
     credentials: &Credentials,
     timeout: SignedDuration,
-    wanted: &Wanted,
-) -> Result<(String, Counters), ProviderError> {
+    wanted: &[Wanted; N],
+) -> Result<(String, Vec<Counters>), ProviderError> {
     let Target { name, url, host, authority } = target;
     let send = |client: &reqwest::Client, url| {
         let request = client.get(url).header(ACCEPT, TYPES);
@@ -195,8 +248,9 @@ async fn read(
         let message = format!("HTTP {}: {}", answer.status.as_u16(), beginning(&answer.body));
         return Err(of(ErrorKind::Refused.error(message.trim_end_matches([' ', ':']))));
     }
-    let counters = wanted.find(&answer.body, answer.content_type.starts_with("application/openmetrics-text")).map_err(of)?;
-    Ok((name, counters))
+    let open_metrics = answer.content_type.starts_with("application/openmetrics-text");
+    let found = wanted.iter().map(|wanted| wanted.find(&answer.body, open_metrics)).collect::<Result<_, _>>().map_err(of)?;
+    Ok((name, found))
 }
 
 /// The selectors of a metric.

@@ -1,6 +1,7 @@
 //! The providers against servers on the loopback.
 
 mod access;
+mod compare;
 mod real;
 mod shared;
 
@@ -72,6 +73,8 @@ type FakeSecret = (SecretsOf, &'static str, &'static [(&'static str, &'static st
 #[derive(Default)]
 struct Fake {
     pods: Vec<PodTarget>,
+    /// Those of the revision that serves.
+    stable: Vec<PodTarget>,
     secrets: Vec<FakeSecret>,
     templates: BTreeMap<String, AnalysisTemplateSpec>,
 }
@@ -84,8 +87,8 @@ impl Fake {
 
 #[async_trait]
 impl Sources for Fake {
-    async fn pods(&self) -> Result<Vec<PodTarget>, String> {
-        Ok(self.pods.clone())
+    async fn pods(&self, revision: &str) -> Result<Vec<PodTarget>, String> {
+        Ok(if revision == "5d9c" { self.stable.clone() } else { self.pods.clone() })
     }
 
     async fn secret(&self, of: SecretsOf, name: &str) -> Result<SecretData, String> {
@@ -114,6 +117,8 @@ fn run(metric: &Metric) -> AnalysisRunSpec {
         step: Some(0),
         args: BTreeMap::new(),
         metrics: vec![metric.clone()],
+        comparisons: None,
+        prove: vec![],
         cluster_templates: BTreeMap::new(),
         terminate: false,
     }
@@ -426,7 +431,7 @@ async fn a_pod_that_cannot_be_read_is_an_error_and_none_is_no_data() {
     let silent = PodTarget { port: None, ..pod("silent", &server) };
     let error = measure(&providers(None), &pods_rate(), &Fake { pods: vec![silent], ..Fake::default() }, None, 0).await.result.unwrap_err();
     assert!(error.message.starts_with("pod silent does not say where its metrics are"), "{error}");
-    let empty = Reading { at: at(0).into(), counters: BTreeMap::new() };
+    let empty = Reading { at: at(0).into(), counters: BTreeMap::new(), stable: BTreeMap::new() };
     let nobody = measure(&providers(None), &pods_rate(), &Fake::default(), Some(&empty), 30).await;
     assert_eq!(nobody.result.unwrap().unwrap().caveat.as_deref(), Some("there is no ready pod to read"));
 }

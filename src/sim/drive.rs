@@ -4,6 +4,10 @@
 //! The way is the controller's own: events -> [`Index`] -> [`core::plan`] -> requests to the [`ApiServer`] -> events. Every write passes
 //! the [`Promises`].
 
+mod measure;
+
+pub use measure::Answers;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, LazyLock},
@@ -22,9 +26,7 @@ use super::{
 };
 use crate::{
     core::{
-        self, Observed, Settings,
-        analysis::{self, Measured},
-        judge::Sample,
+        self, Observed, Settings, analysis,
         observed::{DryRun, Meta},
         patch::{Kind, Write},
         policy, revision,
@@ -79,6 +81,10 @@ pub struct Drive {
     pub settings: Settings,
     /// Images whose metrics are bad.
     pub bad: BTreeSet<String>,
+    /// The share of their answers that images fail, where it is not none.
+    pub failing: BTreeMap<String, f64>,
+    /// How metrics are answered.
+    pub answers: Answers,
     /// Writes of the controller that took effect.
     pub writes: usize,
     /// The controller crashes after this many writes, before it has seen the answer.
@@ -118,6 +124,8 @@ impl Drive {
             promises: Promises::default(),
             settings: Settings { prometheus_address: Some("http://prometheus".to_owned()) },
             bad: BTreeSet::new(),
+            failing: BTreeMap::new(),
+            answers: Answers::default(),
             writes: 0,
             crash_after: None,
             tries: 0,
@@ -354,9 +362,8 @@ impl Drive {
             status if status.started_at.is_none() => analysis::start(&run.spec, true, self.now),
             status if run.spec.terminate => analysis::cancel(status.clone(), self.now),
             status => {
-                let value = if self.is_bad(namespace, &run.spec.canary_hash) { 0.0 } else { 100.0 };
-                let measured = || Measured { queries: vec![], result: Ok(Some(Sample::of(value))), since: None, reading: None };
-                let due = analysis::due(&run.spec, status, self.now).into_iter().map(|metric| (metric, measured())).collect();
+                let measured = |index: usize| (index, self.measured(namespace, &run.spec, status, &run.spec.metrics[index]));
+                let due = analysis::due(&run.spec, status, self.now).into_iter().map(measured).collect();
                 analysis::record(&run.spec, status.clone(), due, self.now)
             }
         };
@@ -364,12 +371,6 @@ impl Drive {
             self.write_status(namespace, Kind::AnalysisRun, &run.meta, &serde_json::to_value(&status).unwrap_or_default())?;
         }
         Ok(analysis::next_wake(&run.spec, &status, self.now))
-    }
-
-    fn is_bad(&self, namespace: &str, hash: &str) -> bool {
-        let mut sets = self.api.list("replicasets.apps").filter(|rs| rs["metadata"]["namespace"] == namespace);
-        let set = sets.find(|rs| rs["metadata"]["labels"]["pod-template-hash"] == hash);
-        set.and_then(|rs| rs["spec"]["template"]["spec"]["containers"][0]["image"].as_str()).is_some_and(|image| self.bad.contains(image))
     }
 
     fn write_status(&mut self, namespace: &str, kind: Kind, meta: &Meta, status: &Value) -> Result<(), Stop> {

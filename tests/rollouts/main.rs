@@ -2,6 +2,7 @@
 #![cfg(feature = "sim")]
 
 mod analysis;
+mod compare;
 mod headers;
 mod messages;
 mod missing;

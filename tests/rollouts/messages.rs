@@ -63,7 +63,16 @@ fn ways() -> Vec<Shop> {
     without_traffic.until("taken over", |s| s.is_healthy("api"));
     without_traffic.deploy("app:v2");
     without_traffic.wait(300);
+    let mut compared = Shop::without_rollout();
+    let metric = json!({"name": "compared", "preset": "contour/success-rate", "compare": {}, "interval": "10s"});
+    let steps = json!([{"setWeight": 10}, {"pause": {}}]);
+    compared.rollout("api", json!({"strategy": {"canary": {"steps": steps, "analysis": {"metrics": [metric]}}}}));
+    compared.until("taken over", |s| s.is_healthy("api"));
+    compared.drive.failing.extend([("app:v1".to_owned(), 0.01), ("app:v2".to_owned(), 0.04)]);
+    compared.deploy("app:v2");
+    compared.wait(200);
     vec![
+        compared,
         commands(promoted, &["Restart", "Undo", "Undo", "Retry"]),
         commands(half, &["Pause", "Resume", "SkipStep", "SkipStep", "Retry", "Abort", "Abort", "Promote", "Retry", "PromoteFull"]),
         aborted,

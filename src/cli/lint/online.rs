@@ -312,6 +312,7 @@ async fn ask(probe: &Probe, observed: &Observed, rollout: &Rollout, revision: Op
                 Answer::Read(count) => {
                     report.note(subject, &field, format!("{count} sources were read; a number takes two readings"), asked)
                 }
+                Answer::Answered => report.note(subject, &field, "was answered; a comparison takes two readings", asked),
                 Answer::Unreachable(why) => {
                     let mend = "it says nothing about the controller, which asks from inside the cluster; --prometheus names an address that this machine reaches (kubectl port-forward)";
                     report.note(subject, &field, format!("could not be asked from here: {why}"), Some(mend.into()));

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Measured, check, interval, micro, surroundings, words};
+use super::{Measured, check, interval, micro, streams, surroundings, words};
 use crate::{
     api::{
         AnalysisRunSpec, AnalysisRunStatus, Metric, RunPhase, Verdict,
@@ -10,8 +10,10 @@ use crate::{
         run::{Measurement, MetricResult},
     },
     core::{
-        judge::{Judge, Judged, Sample},
+        counters::Look,
+        judge::{Judge, Judged, Sample, Sought},
         observed::RunView,
+        source::Source,
     },
 };
 
@@ -81,17 +83,31 @@ pub fn record(
         };
         let result = &mut status.metric_results[at];
         // It has been measured, so an address there was.
-        let judge = check(metric, &surroundings(spec, true)).map(|(_, judge)| judge).map_err(|faults| words(&faults));
-        take_in(metric, judge, result, measured, now);
+        let checked = check(metric, &surroundings(spec, true)).map_err(|faults| words(&faults));
+        take_in(spec, metric, checked, result, measured, now);
         result.phase = phase(spec, metric, result);
     }
     conclude(spec, &mut status, now);
     status
 }
 
-fn take_in(metric: &Metric, judge: Result<Judge, String>, result: &mut MetricResult, measured: Measured, now: Timestamp) {
+fn take_in(
+    spec: &AnalysisRunSpec,
+    metric: &Metric,
+    checked: Result<(Source, Judge), String>,
+    result: &mut MetricResult,
+    measured: Measured,
+    now: Timestamp,
+) {
     result.last_reading = measured.reading.or(result.last_reading.take());
-    let Some((sample, judged)) = verdict(judge, measured.result) else { return };
+    let found = match (measured.look, checked) {
+        (Some(look), Ok((source, judge))) => compare(spec, (&source, &judge), result, &look),
+        (_, checked) => verdict(checked.map(|(_, judge)| judge), measured.result),
+    };
+    let Some((sample, judged)) = found else {
+        result.consecutive_errors = 0; // there was an answer
+        return;
+    };
     result.consecutive_errors = if judged.verdict == Verdict::ProviderError { result.consecutive_errors.saturating_add(1) } else { 0 };
     let counter = match judged.verdict {
         Verdict::Pass => &mut result.passed,
@@ -117,6 +133,21 @@ fn take_in(metric: &Metric, judge: Result<Judge, String>, result: &mut MetricRes
     });
     let surplus = result.measurements.len().saturating_sub(KEPT);
     result.measurements.drain(..surplus);
+}
+
+/// The verdict on a look at both versions. `None`: it says nothing.
+fn compare(
+    spec: &AnalysisRunSpec,
+    (source, judge): (&Source, &Judge),
+    result: &mut MetricResult,
+    look: &Look,
+) -> Option<(Option<Sample>, Judged)> {
+    let sought = Sought { streams: streams(spec), prove: &spec.prove };
+    let sample = source.compares.map_or_else(|| Ok(Sample::default()), |numerator| look.sample(&source.what, numerator));
+    match sample {
+        Ok(sample) => judge.compare(&mut result.comparison, look, &sample, sought).map(|judged| (Some(sample), judged)),
+        Err(error) => Some((None, Judged { verdict: Verdict::ProviderError, value: None, limit: judge.limit(), message: error.message })),
+    }
 }
 
 fn verdict(judge: Result<Judge, String>, result: Result<Option<Sample>, super::ProviderError>) -> Option<(Option<Sample>, Judged)> {
@@ -157,7 +188,8 @@ pub(super) fn goes_on(metric: &Metric, verdict: Verdict) -> bool {
 
 fn phase(spec: &AnalysisRunSpec, metric: &Metric, result: &MetricResult) -> RunPhase {
     let Tally { passed, failed, inconclusive } = tally(metric, result);
-    if failed > metric.failure_limit.unwrap_or(0) {
+    // Evidence that suffices is no single slip that could be tolerated.
+    if failed > metric.failure_limit.unwrap_or(0) || is_worse(result) {
         return RunPhase::Failed;
     }
     if result.consecutive_errors > error_limit(metric) {
@@ -175,6 +207,10 @@ fn phase(spec: &AnalysisRunSpec, metric: &Metric, result: &MetricResult) -> RunP
     let verdicts = passed.saturating_add(failed).saturating_add(inconclusive);
     let good = result.measurements.last().is_some_and(|newest| goes_on(metric, newest.verdict));
     if good && count.is_some_and(|count| verdicts >= count) { RunPhase::Passed } else { RunPhase::Running }
+}
+
+fn is_worse(result: &MetricResult) -> bool {
+    result.comparison.as_ref().is_some_and(|comparison| comparison.worse)
 }
 
 /// How often a metric is judged. A step is judged once, unless it says otherwise.
@@ -222,7 +258,7 @@ fn why(metric: &Metric, result: &MetricResult) -> String {
     let Tally { failed, inconclusive, .. } = tally(metric, result);
     let times = match result.phase {
         _ if result.consecutive_errors > error_limit(metric) => format!("no answer {} times in a row: ", result.consecutive_errors),
-        RunPhase::Failed if failed > 1 => format!("failed {failed} times, {} are tolerated: ", failed - 1),
+        RunPhase::Failed if failed > 1 && !is_worse(result) => format!("failed {failed} times, {} are tolerated: ", failed - 1),
         RunPhase::Inconclusive if inconclusive > 1 => format!("inconclusive {inconclusive} times, {} are tolerated: ", inconclusive - 1),
         _ => String::new(),
     };
@@ -243,7 +279,13 @@ fn progress(spec: &AnalysisRunSpec, status: &AnalysisRunStatus) -> String {
 fn latest(spec: &AnalysisRunSpec, status: &AnalysisRunStatus) -> String {
     let newest = |metric: &Metric| {
         let dry = if metric.dry_run { " (dry run)" } else { "" };
-        super::result(status, metric).and_then(|result| result.measurements.last()).map(|newest| match newest.verdict {
+        let result = super::result(status, metric)?;
+        let newest = result.measurements.last();
+        let silent = result.last_reading.as_ref().is_some_and(|reading| newest.is_none_or(|newest| newest.at < reading.at));
+        if let Some(comparison) = result.comparison.as_ref().filter(|_| silent) {
+            return Some(format!("{}{dry}: {}", metric.name, comparison.message));
+        }
+        newest.map(|newest| match newest.verdict {
             Verdict::Pass | Verdict::Fail => format!("{}{dry}: {}", metric.name, newest.message),
             other => format!("{}{dry}: {other:?}: {}", metric.name, newest.message),
         })

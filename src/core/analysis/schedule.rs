@@ -55,7 +55,7 @@ fn first(metric: &Metric) -> SignedDuration {
 }
 
 fn needs_two_readings(metric: &Metric) -> bool {
-    metric.scrape.as_ref().is_some_and(|scrape| scrape.value.is_none())
+    metric.compare.is_some() || metric.scrape.as_ref().is_some_and(|scrape| scrape.value.is_none())
 }
 
 fn last_look(result: &MetricResult) -> Option<Timestamp> {

@@ -1,3 +1,4 @@
+mod compare;
 mod dry_run;
 mod origin;
 
@@ -39,13 +40,15 @@ fn run(metrics: &[Metric]) -> AnalysisRunSpec {
         step: None,
         args: BTreeMap::new(),
         metrics: metrics.to_vec(),
+        comparisons: None,
+        prove: vec![],
         cluster_templates: BTreeMap::new(),
         terminate: false,
     }
 }
 
 fn value(value: f64) -> Measured {
-    Measured { queries: vec!["x".into()], result: Ok(Some(Sample::of(value))), since: None, reading: None }
+    Measured { queries: vec!["x".into()], result: Ok(Some(Sample::of(value))), since: None, reading: None, look: None }
 }
 
 fn none() -> Measured {
@@ -57,7 +60,11 @@ fn error() -> Measured {
 }
 
 fn reading(seconds: i64) -> Measured {
-    Measured { result: Ok(None), reading: Some(Reading { at: MicroTime(at(seconds)), counters: BTreeMap::new() }), ..value(0.0) }
+    Measured {
+        result: Ok(None),
+        reading: Some(Reading { at: MicroTime(at(seconds)), counters: BTreeMap::new(), stable: BTreeMap::new() }),
+        ..value(0.0)
+    }
 }
 
 /// A run with one metric, measured at its own times.

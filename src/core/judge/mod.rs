@@ -4,14 +4,19 @@
 //! decide is `Inconclusive`. Only finite numbers from enough requests can pass.
 
 pub mod compare;
+mod comparison;
 mod expression;
 mod limits;
 mod words;
 
+pub use comparison::Sought;
 pub use words::{count, list};
 
-use super::source::{Fault, Source, Surroundings, Unit};
-use crate::api::{Metric, Verdict};
+use super::{
+    counters::Look,
+    source::{Fault, Source, Surroundings, Unit},
+};
+use crate::api::{Metric, Verdict, run::Compared};
 
 /// Ratios and quantiles need this many requests, unless the metric says otherwise.
 pub const DEFAULT_MIN_SAMPLES: i32 = 100;
@@ -47,18 +52,19 @@ pub struct Judged {
 }
 
 /// What is expected of a metric's number.
-///
-/// A later variant compares the canary with stable (`compare`): it will take samples of both, and the state of its sequential test.
 #[derive(Clone, Debug, PartialEq)]
 enum Expectation {
     Limits(limits::Limits),
     Expression(expression::Conditions),
 }
 
-/// A metric's judge.
+/// A metric's judge. At least one of its two parts is there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judge {
-    expectation: Expectation,
+    /// Of the canary's number by itself.
+    expectation: Option<Expectation>,
+    /// Of the canary beside stable.
+    comparison: Option<comparison::Comparison>,
     unit: Unit,
     /// At least this many requests, where their number is known.
     min_samples: f64,
@@ -69,23 +75,53 @@ impl Judge {
     pub fn parse(metric: &Metric, source: &Source) -> Result<Self, Vec<Fault>> {
         let limits = metric.min.is_some() || metric.max.is_some();
         let conditions = metric.success_condition.is_some() || metric.failure_condition.is_some();
-        let expectation = match (limits, conditions) {
-            (true, false) => Expectation::Limits(limits::Limits::parse(metric)?),
-            (false, true) => Expectation::Expression(expression::Conditions::parse(metric)?),
+        let expectation = match (limits, conditions, &metric.compare) {
+            (true, false, _) => Some(Expectation::Limits(limits::Limits::parse(metric)?)),
+            (false, true, None) => Some(Expectation::Expression(expression::Conditions::parse(metric)?)),
+            (false, false, Some(_)) => None,
             _ => {
-                let message = "a metric needs one judge: min and/or max, or successCondition and/or failureCondition";
+                let message = "a metric needs one judge: compare (min and max may stand beside it), or min and/or max, or successCondition and/or failureCondition";
                 return Err(vec![("min".to_owned(), message.to_owned())]);
             }
         };
+        let comparison = metric.compare.as_ref().map(|written| comparison::Comparison::parse(written, source)).transpose()?;
         let min_samples = f64::from(metric.min_samples.unwrap_or(DEFAULT_MIN_SAMPLES));
-        Ok(Self { expectation, unit: source.unit, min_samples })
+        Ok(Self { expectation, comparison, unit: source.unit, min_samples })
     }
 
     /// What is expected, in words.
     pub fn limit(&self) -> String {
-        match &self.expectation {
+        let expected = self.expectation.as_ref().map(|expectation| match expectation {
             Expectation::Limits(limits) => limits.words(self.unit),
             Expectation::Expression(conditions) => conditions.words(),
+        });
+        self.comparison.iter().map(comparison::Comparison::words).chain(expected).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The verdict on a look at both versions, by what was found so far; `sample` is the canary's number. The worst word counts, that of
+    /// the comparison first. `None`: this look says nothing.
+    pub fn compare(&self, known: &mut Option<Compared>, look: &Look, sample: &Sample, sought: Sought<'_>) -> Option<Judged> {
+        let found = self.comparison.as_ref().and_then(|comparison| comparison.take_in(known, look, sought, self.unit));
+        let found = found.map(|(verdict, message)| match (verdict, &sample.caveat, known.as_ref().map_or(0, comparison::compared)) {
+            (Verdict::Pass, Some(caveat), _) => (Verdict::NoData, caveat.clone()),
+            (Verdict::Pass, None, requests) if self.expectation.is_none() && (requests as f64) < self.min_samples => {
+                let least = count(self.min_samples);
+                let requests = count(requests as f64);
+                let message = format!("only {requests} requests of the canary were compared, at least {least} are needed (minSamples)");
+                (Verdict::NoData, message)
+            }
+            (verdict, ..) => (verdict, message),
+        });
+        // Without an interval there is no number of the canary's either.
+        let absolute = (self.expectation.is_some() && look.since.is_some() && look.canary.is_some()).then(|| self.judge(sample));
+        let value = (!sample.values.is_empty()).then(|| list(&sample.values, self.unit));
+        let found = found.map(|(verdict, message)| Judged { verdict, value, limit: self.limit(), message });
+        match (found, absolute) {
+            (Some(found), Some(absolute)) if found.verdict == Verdict::Pass && absolute.verdict == Verdict::Pass => {
+                Some(Judged { message: format!("{}; {}", found.message, absolute.message), ..absolute })
+            }
+            (Some(found), Some(absolute)) => Some(if gravity(absolute.verdict) > gravity(found.verdict) { absolute } else { found }),
+            (one, other) => one.or(other),
         }
     }
 
@@ -120,8 +156,9 @@ impl Judge {
             return (Verdict::NoData, "the answer is empty: no series matches".to_owned());
         }
         match &self.expectation {
-            Expectation::Limits(limits) => limits.judge(&sample.values, self.unit, requests),
-            Expectation::Expression(conditions) => conditions.judge(&sample.values, self.unit, requests),
+            Some(Expectation::Limits(limits)) => limits.judge(&sample.values, self.unit, requests),
+            Some(Expectation::Expression(conditions)) => conditions.judge(&sample.values, self.unit, requests),
+            None => (Verdict::Inconclusive, "the metric compares two versions, and one number is of one of them".to_owned()),
         }
     }
 }
@@ -134,6 +171,17 @@ pub fn judge(metric: &Metric, surroundings: &Surroundings, sample: &Sample) -> J
             let message = faults.iter().map(|(field, message)| format!("{field}: {message}")).collect::<Vec<_>>().join("; ");
             Judged { verdict: Verdict::Inconclusive, value: None, limit: "not known".to_owned(), message }
         }
+    }
+}
+
+/// Of two verdicts on the same look the graver one counts.
+fn gravity(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Pass => 0,
+        Verdict::NoData => 1,
+        Verdict::ProviderError => 2,
+        Verdict::Inconclusive => 3,
+        Verdict::Fail => 4,
     }
 }
 

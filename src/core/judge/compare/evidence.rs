@@ -1,8 +1,6 @@
 //! The state of one comparison.
 
-use serde::{Deserialize, Serialize};
-
-use super::{Arm, BETS, Claim, Interval, Threshold};
+use super::{Arm, BETS, Claim, Evidence, Interval, Threshold};
 
 /// Part of the wealth that is kept back at first, for a canary that becomes worse only later: by then the rest may be lost.
 const RESERVE: f64 = 0.3;
@@ -10,19 +8,6 @@ const RESERVE: f64 = 0.3;
 const RELEASE: f64 = 0.03;
 /// Logarithms are kept within this, so that nine decimals are exact in JSON.
 const MAX_LOG: f64 = 999_999.0;
-
-/// Evidence for a [`Claim`], from all intervals so far. Persist it together with the edge up to which intervals were consumed, in one write:
-/// an interval that counts twice breaks the guarantee.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Evidence {
-    /// The wealth of each bet, as logarithms.
-    log_wealth: [f64; BETS],
-    /// Number of intervals that said something.
-    intervals: u64,
-    canary: Arm,
-    stable: Arm,
-}
 
 impl Default for Evidence {
     fn default() -> Self {

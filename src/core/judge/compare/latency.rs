@@ -2,9 +2,8 @@
 //!
 //! Nothing is interpolated. The evidence is the mean over the bounds, which holds however they depend on each other.
 
-use serde::{Deserialize, Serialize};
-
 use super::{Arm, Claim, Evidence, Interval, Threshold, evidence::log_mean};
+pub use crate::api::run::{AtBound, LatencyEvidence};
 use crate::core::histogram::HistogramError;
 
 /// Most bounds that are compared, evenly chosen from those that there are: the state lives in a status.
@@ -39,6 +38,15 @@ impl Latencies {
         }
     }
 
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// The cumulative buckets: upper bound and count.
+    pub fn buckets(&self) -> Vec<(f64, f64)> {
+        self.within.iter().copied().chain([(f64::INFINITY, self.requests)]).map(|(le, count)| (le, count as f64)).collect()
+    }
+
     /// Requests that were slower than the bound. `None`: the histogram has no such bound.
     fn slower_than(&self, bound: f64) -> Option<Arm> {
         let (_, within) = self.within.iter().find(|(le, _)| *le == bound)?;
@@ -50,22 +58,6 @@ impl Latencies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the histograms of canary and stable have no bound in common: compare them again when both versions have the same buckets")]
 pub struct NoCommonBounds;
-
-/// Evidence at one bound.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AtBound {
-    pub le: f64,
-    pub evidence: Evidence,
-}
-
-/// Evidence for a [`Claim`] about latencies.
-///
-/// The bounds are those that both versions have in the first interval, and stay so. One that appears later is left out: it would bring in fresh
-/// wealth, which no bet has gained. One that vanishes keeps what it has gained or lost.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LatencyEvidence {
-    bounds: Vec<AtBound>,
-}
 
 impl LatencyEvidence {
     /// Takes in the next interval.

@@ -13,20 +13,13 @@ mod independent;
 pub mod latency;
 mod words;
 
-pub use evidence::Evidence;
+pub use crate::api::{
+    analysis::Method,
+    run::{Arm, Evidence},
+};
 pub use words::Report;
 
 use std::num::NonZeroU32;
-
-use serde::{Deserialize, Serialize};
-
-/// What one version did between two edges: differences of its counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Arm {
-    pub requests: u64,
-    pub failures: u64,
-}
 
 impl Arm {
     /// Both together; at the end of `u64` it stays there.
@@ -139,16 +132,6 @@ pub enum Claim {
     Worse { tolerate: Ratio, method: Method },
     /// The canary fails less than `at_most` times as often as stable: evidence ends a step early.
     NotWorse { at_most: Ratio },
-}
-
-/// How evidence is gathered that the canary is worse.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Method {
-    /// Bets on the canary's share of an interval's failures. Failures may come in bursts, of any size.
-    #[default]
-    SharedBetting,
-    /// Faster, but each request must fail or succeed on its own: a burst of failures with one cause looks like many pieces of evidence.
-    IndependentFailures,
 }
 
 /// Bets that run beside each other. Which of them gains depends on how much worse the canary is, so each gets the same part of the wealth.
