@@ -86,7 +86,7 @@ fn target_refs(policy: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn is_service(target: &Value, name: &str) -> bool {
-    target["name"] == name && target["kind"] == "Service" && text(&target["group"]).is_empty()
+    target["name"] == name && target["kind"] == "Service" && matches!(text(&target["group"]), "" | "core")
 }
 
 fn targets(policy: &Value, service: &str) -> bool {
@@ -114,4 +114,16 @@ fn copy_of(policy: &Value, draft: &Draft, canary: &ServiceView) -> Value {
         },
         "spec": spec,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_named_by_the_core_group_however_that_is_written() {
+        let target = |group: &str| serde_json::json!({"group": group, "kind": "Service", "name": "api"});
+        assert!(is_service(&target(""), "api") && is_service(&target("core"), "api"));
+        assert!(!is_service(&target("networking.istio.io"), "api") && !is_service(&target(""), "other"));
+    }
 }
