@@ -6,6 +6,7 @@ mod at_rest;
 mod autoscaler;
 mod bad_canary;
 mod chart;
+mod compare;
 mod crashes;
 mod flux;
 mod frozen;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(argo_cd, "argo-cd", alone: false, "Argo CD itself leaves a rollout alone, sees its health, and is named where it cannot be lived with"),
         scenario!(flux, "flux", alone: false, "Flux itself leaves a rollout alone, brings what is committed meanwhile after it, and waits for it"),
         scenario!(helm, "helm", alone: false, "Helm 4 is refused in mid-rollout unless it forces conflicts; waits, and what they wait for"),
+        scenario!(compare, "compare", alone: false, "compared with stable by its pods' own counters, a worse version is taken back in seconds, and one as good goes on at its proof"),
         scenario!(take_over, "take-over", alone: false, "a running Deployment is taken over under load without a restart, and given back likewise"),
         scenario!(at_rest, "at-rest", alone: false, "20 Rollouts at rest for a minute: no request, no change, nothing left behind"),
         scenario!(git, "git", alone: false, "what Git tools put back by force is repaired within a second; who does it again and again is named, and holds the step"),
