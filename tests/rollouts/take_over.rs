@@ -64,14 +64,20 @@ fn each_propagation_policy_gives_the_deployment_back() {
     }
 }
 
-#[test]
-fn deleted_after_an_abort_the_deployment_stays_paused_with_the_pods_that_serve() {
+/// v2 was taken back, and the Rollout is being deleted; with it the pods that serve.
+fn deleted_after_an_abort() -> (Shop, Vec<String>) {
     let mut shop = Shop::open();
     let pods = shop.pods("app:v1");
     shop.drive.bad.insert("app:v2".into());
     shop.deploy("app:v2");
     shop.until("taken back", Shop::is_aborted);
     delete(&mut shop, Watched::Rollout, "api", "Background");
+    (shop, pods)
+}
+
+#[test]
+fn deleted_after_an_abort_the_deployment_stays_paused_with_the_pods_that_serve() {
+    let (mut shop, pods) = deleted_after_an_abort();
     gone(&mut shop);
     runs_by_itself(&shop, &pods);
     assert_eq!(shop.get(Watched::Deployment, "api")["spec"]["paused"], true, "unpausing it releases the rejected template");
@@ -290,12 +296,7 @@ fn what_a_deployment_starts_by_itself_when_git_begins_to_set_its_replicas_is_sto
 
 #[test]
 fn what_a_deployment_starts_by_itself_while_it_is_given_back_is_stopped() {
-    let mut shop = Shop::open();
-    let pods = shop.pods("app:v1");
-    shop.drive.bad.insert("app:v2".into());
-    shop.deploy("app:v2");
-    shop.until("taken back", Shop::is_aborted);
-    delete(&mut shop, Watched::Rollout, "api", "Background");
+    let (mut shop, pods) = deleted_after_an_abort();
     shop.until("unpinned", |s| s.get(Watched::Service, "api")["spec"]["selector"]["pod-template-hash"].is_null());
     shop.scale("api", 1);
     gone(&mut shop);
