@@ -279,8 +279,7 @@ impl<'a> Draft<'a> {
 
     /// The canary gets no traffic, and its Service selects nothing but stable.
     pub fn is_home(&self, stable: &str) -> bool {
-        let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned());
-        !self.is_on() && selected.is_none_or(|hash| hash == stable)
+        !self.is_on() && !self.selects_others(stable)
     }
 
     /// Adds the end of the running rollout to the history.

@@ -8,7 +8,7 @@ use super::{
     observed::{Meta, ReplicaSetView, ServiceView},
     patch::{self, Guarded, Kind, MANAGER},
     revision::{self, Resolved},
-    route::record_key,
+    route::{Route, record_key},
     spec::Weight,
 };
 use crate::api::{
@@ -145,7 +145,7 @@ impl Draft<'_> {
             let patch = Guarded::new(Kind::ReplicaSet, &rs.meta).unannotate(keys::REJECTED);
             self.act(patch.fenced(format!("take the rejection off ReplicaSet {}", rs.meta.name), obs.epoch));
         }
-        let outdated = |r: &super::route::Route| r.record().and_then(|r| r.rejected.as_ref()).is_some_and(|hash| hash != present);
+        let outdated = |r: &Route| r.record().and_then(|r| r.rejected.as_ref()).is_some_and(|hash| hash != present);
         let (denominator, epoch) = (self.spec.denominator(), obs.epoch);
         let rewritten: Vec<_> =
             self.routes().iter().filter(|r| outdated(r)).map(|r| r.set(&Portion::default(), denominator, None, epoch)).collect();
@@ -201,18 +201,30 @@ impl Draft<'_> {
     }
 
     /// The canary Service selects the pods of another revision than stable.
-    fn selects_others(&self, stable: &str) -> bool {
+    pub fn selects_others(&self, stable: &str) -> bool {
         self.obs.canary_service.as_ref().and_then(|s| s.pinned()).is_some_and(|hash| hash != stable)
     }
 
     /// Every route that is split gives the canary nothing. One that was put back already stays so: splitting it again, to put it back
     /// again, would never end. Unless the canary Service still selects other pods, and Git gives it a share.
     fn take_weight_off(&mut self, stable: &str) -> bool {
-        let (denominator, epoch) = (self.spec.denominator(), self.obs.epoch);
+        let denominator = self.spec.denominator();
         let rejected = self.status.rejected.first().map(|rejected| rejected.revision.clone());
+        self.take_off(stable, rejected.as_deref(), |route| !route.is_off(denominator))
+    }
+
+    /// A route that somebody has put back gives the canary no more than it was given: nothing, until it may have that again.
+    pub fn take_surplus_off(&mut self, stable: &str) {
+        let given = self.given_weight();
+        self.take_off(stable, None, |route| route.canary_weight() > given);
+    }
+
+    /// Those of the split routes that are so give the canary nothing. Whether there are any.
+    fn take_off(&mut self, stable: &str, rejected: Option<&str>, is_so: impl Fn(&Route) -> bool) -> bool {
+        let (denominator, epoch) = (self.spec.denominator(), self.obs.epoch);
         let routes = self.split_routes(stable);
-        let split = routes.iter().filter(|r| !r.is_off(denominator));
-        let actions: Vec<_> = split.map(|r| r.set(&Portion::default(), denominator, rejected.as_deref(), epoch)).collect();
+        let actions: Vec<_> =
+            routes.iter().filter(|route| is_so(route)).map(|r| r.set(&Portion::default(), denominator, rejected, epoch)).collect();
         let changed = !actions.is_empty();
         for action in actions {
             self.act(action);
@@ -220,19 +232,8 @@ impl Draft<'_> {
         changed
     }
 
-    /// A route that somebody has put back gives the canary no more than it was given: nothing, until it may have that again.
-    pub fn take_surplus_off(&mut self, stable: &str) {
-        let (denominator, epoch, given) = (self.spec.denominator(), self.obs.epoch, self.given_weight());
-        let routes = self.split_routes(stable);
-        let surplus = routes.iter().filter(|route| route.canary_weight() > given);
-        let actions: Vec<_> = surplus.map(|route| route.set(&Portion::default(), denominator, None, epoch)).collect();
-        for action in actions {
-            self.act(action);
-        }
-    }
-
     /// The routes that we have split, and those that were made again from Git and give other pods than stable's a share.
-    fn split_routes(&self, stable: &str) -> Vec<super::route::Route<'_>> {
+    fn split_routes(&self, stable: &str) -> Vec<Route<'_>> {
         let leaks = self.selects_others(stable);
         self.routes().into_iter().filter(|route| route.record().is_some() || leaks && route.is_on()).collect()
     }
@@ -244,7 +245,7 @@ impl Draft<'_> {
         if let Some(route) = split.iter().find(|route| !route.is_off(self.spec.denominator())) {
             return Err(format!("waits for {} to give the canary 0 %", route.view.meta.name));
         }
-        let observed = |route: &super::route::Route| if self.obs.canary_service.is_some() { route.accepted() } else { route.taken_up() };
+        let observed = |route: &Route| if self.obs.canary_service.is_some() { route.accepted() } else { route.taken_up() };
         self.routes().iter().try_for_each(observed).map_err(|why| format!("waits for the gateway: {why}"))
     }
 
