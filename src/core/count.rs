@@ -50,7 +50,8 @@ impl Draft<'_> {
             state.weight_observed_at = None;
         }
         if needed > 0 || has > 0 {
-            self.ensure_canary_set(canary, needed, needed.max(has))?;
+            self.set_canary_pods(canary, needed, needed.max(has));
+            self.ensure_set(canary)?;
         }
         let (ready, serving) = (self.obs.ready_pods(canary).count(), self.obs.ready_pods(stable).count());
         self.ensure_ready(canary, needed, false, set_by)?;

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use super::{
     canary_rule::Portion,
     draft::{Draft, Flow, Pending, Stage, Waiting, wait},
-    observed::ReplicaSetView,
+    observed::{ReplicaSetView, ServiceView},
     patch::{self, Guarded, Kind},
     plan::Outcome,
     revision,
@@ -238,14 +238,36 @@ impl Draft<'_> {
         if present.0.gives_more_than(&before.0) && !self.exceeds(&before.0) && due() { before } else { present }
     }
 
+    /// The pods of a full version, and those that the canary needs for a portion at a step.
+    fn pods_for(&self, portion: &Portion, index: usize) -> (i32, i32) {
+        let base = self.replicas.max(1);
+        (base, portion.weight.pods(base).max(1).max(self.spec.scale_at(index, base)))
+    }
+
+    /// The canary has the pods that a portion needs, and those of what it has now.
+    fn ensure_pods(&mut self, canary: &str, portion: &Portion, index: usize) {
+        let (base, needed) = self.pods_for(portion, index);
+        self.set_canary_pods(canary, needed.max(self.live_weight().pods(base)), base.max(needed));
+    }
+
+    /// The canary's pods begin to start as soon as `service` selects others only (in this very plan: its writes come one after the other, and
+    /// end at one that fails), while the routes are made ready for them. A canary Service of the user's would select them: there they wait.
+    pub fn start_pods(&mut self, canary: &str) {
+        let selects_all = |service: &ServiceView| !service.ours || service.pinned().is_none();
+        if self.obs.canary_service.as_ref().is_some_and(selects_all) {
+            return;
+        }
+        let index = self.index();
+        self.ensure_pods(canary, &self.portion_now(index).0, index);
+    }
+
     /// The present step's weight and rules are applied and observed. More traffic only for a canary that has the ready pods for it, and
     /// whose verdicts so far are closed.
     fn ensure_weight(&mut self, canary: &str, index: usize) -> Flow {
         let (before, _) = self.portion_before(index);
         let (portion, set_by) = self.portion_now(index);
         let live = self.live_weight();
-        let base = self.replicas.max(1);
-        let needed = portion.weight.pods(base).max(1).max(self.spec.scale_at(index, base));
+        let (_, needed) = self.pods_for(&portion, index);
         let selected = self.obs.canary_service.as_ref().and_then(|s| s.pinned()) == Some(canary);
         let more = self.lacks(&portion);
         if selected && self.is_on() && self.obs.ready_pods(canary).next().is_none() {
@@ -259,7 +281,8 @@ impl Draft<'_> {
             self.wake(self.now);
             return wait(Waiting::Settling, format!("gives the canary {} for now", portion.weight));
         }
-        self.ensure_canary_set(canary, needed.max(live.pods(base)), base.max(needed))?;
+        self.ensure_pods(canary, &portion, index);
+        self.ensure_set(canary)?;
         self.ensure_ready(canary, needed, !selected, set_by)?;
         self.ensure_selected(canary, usize::try_from(needed).unwrap_or(1))?;
         if more {
@@ -297,21 +320,24 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// The canary's ReplicaSet exists and has so many replicas, or more that it has already: pods that have had traffic stay while the
-    /// rollout runs.
-    pub fn ensure_canary_set(&mut self, canary: &str, replicas: i32, most: i32) -> Flow {
+    pub fn ensure_set(&mut self, canary: &str) -> Flow {
+        match self.obs.replica_set(canary) {
+            Some(_) => Ok(()),
+            None => self.settle(canary, Stage::CanaryReady, Err("starts the canary's pods".into()), 0),
+        }
+    }
+
+    /// The canary's ReplicaSet has so many replicas, or more that it has already: pods that have had traffic stay while the rollout runs.
+    pub fn set_canary_pods(&mut self, canary: &str, replicas: i32, most: i32) {
         let obs = self.obs;
-        let Some(rs) = obs.replica_set(canary) else {
-            if let Some(anchor) = &obs.anchor
-                && let Some(body) = revision::replica_set(obs, anchor, canary, replicas)
-            {
-                let name = revision::set_name(obs, canary);
-                self.act(patch::create(Kind::ReplicaSet, body, format!("make ReplicaSet {name} with {replicas} replicas")));
-            }
-            return self.settle(canary, Stage::CanaryReady, Err("starts the canary's pods".into()), 0);
-        };
-        self.scale(canary, replicas.max(rs.replicas.min(most)));
-        Ok(())
+        if let Some(rs) = obs.replica_set(canary) {
+            self.scale(canary, replicas.max(rs.replicas.min(most)));
+        } else if let Some(anchor) = &obs.anchor
+            && let Some(body) = revision::replica_set(obs, anchor, canary, replicas)
+        {
+            let name = revision::set_name(obs, canary);
+            self.act(patch::create(Kind::ReplicaSet, body, format!("make ReplicaSet {name} with {replicas} replicas")));
+        }
     }
 
     pub fn ensure_ready(&mut self, canary: &str, needed: i32, first: bool, set_by: usize) -> Flow {

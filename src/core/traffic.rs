@@ -150,8 +150,10 @@ impl Draft<'_> {
                 return wait(Waiting::Settling, message);
             }
             self.pin(service, stable);
+            self.start_pods(canary);
             return self.settle(canary, Stage::Pinned, Err(format!("pins Service {} to stable", service.meta.name)), 0);
         }
+        self.start_pods(canary);
         self.settle(canary, Stage::Pinned, Ok(()), self.spec.traffic.step_grace_seconds)
     }
 

@@ -86,6 +86,27 @@ fn after_an_abort_the_next_version_can_be_applied_without_force() {
 }
 
 #[test]
+fn the_canarys_pods_start_as_soon_as_the_service_selects_stables_only_while_the_routes_are_made_ready() {
+    let mut shop = Shop::open();
+    let selector = |s: &Shop, service: &str| s.get(Watched::Service, service)["spec"]["selector"]["pod-template-hash"].clone();
+    shop.deploy("app:v2");
+    shop.until("the canary's pods are there", |s| {
+        let started = !s.pods("app:v2").is_empty();
+        assert!(!started || selector(s, "api").is_string(), "S6: the Service would select them");
+        started
+    });
+    assert_eq!(shop.get(Watched::HttpRoute, "shop")["spec"]["rules"][0]["backendRefs"].as_array().map(Vec::len), Some(1));
+
+    let mut shop = Shop::open_with_both_services();
+    shop.deploy("app:v2");
+    shop.until("the canary's pods are there", |s| {
+        let started = !s.pods("app:v2").is_empty();
+        assert!(!started || ["api", "api-canary"].iter().all(|service| selector(s, service).is_string()), "the canary Service would");
+        started
+    });
+}
+
+#[test]
 fn a_version_that_never_becomes_ready_gets_no_traffic_and_is_taken_back_at_the_deadline() {
     let mut shop = Shop::open();
     shop.drive.cluster.kubelet.set_behaviour("app:v2", Behaviour::never_ready());
