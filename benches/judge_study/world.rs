@@ -1,6 +1,7 @@
 //! Simulated traffic of a canary and of stable: 60 looks, 30 s apart, at 5, 10, 25 and 50 % of the requests, 15 looks each.
 
 use sluice::core::judge::compare::{Arm, Interval};
+pub use sluice::sim::random::Random;
 
 pub const LOOKS: usize = 60;
 const SECONDS: f64 = 30.0;
@@ -84,50 +85,5 @@ impl World {
 
     fn failures(&self, mean: f64, random: &mut Random) -> f64 {
         self.burst * random.poisson(mean / self.burst)
-    }
-}
-
-/// Random numbers from a seed (SplitMix64).
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64, run: u64) -> Self {
-        let mut random = Self(seed ^ run.wrapping_mul(0xd134_2543_de82_ef95));
-        random.next();
-        random
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// At least 0, below 1.
-    pub fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    pub fn normal(&mut self) -> f64 {
-        (-2.0 * (1.0 - self.uniform()).ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
-    }
-
-    /// By inversion; a large mean is the sum of small ones.
-    pub fn poisson(&mut self, mean: f64) -> f64 {
-        const PART: f64 = 32.0;
-        let parts = (mean / PART).ceil();
-        (0..parts as usize).map(|_| self.small_poisson(mean / parts)).sum()
-    }
-
-    fn small_poisson(&mut self, mean: f64) -> f64 {
-        let (mut left, mut term, mut count) = (self.uniform(), (-mean).exp(), 0.0);
-        while left >= term && count < 1000.0 {
-            left -= term;
-            count += 1.0;
-            term *= mean / count;
-        }
-        count
     }
 }

@@ -27,6 +27,8 @@ pub mod session;
 pub mod set;
 #[cfg(all(test, feature = "sim"))]
 mod sim_tests;
+#[cfg(feature = "sim")]
+pub mod simulate;
 pub mod status;
 pub mod undo;
 pub mod version;
@@ -180,6 +182,21 @@ Examples:
   helm template ./chart | kubectl sluice lint -f -
   kubectl sluice lint --online -f rollout.yaml --prometheus http://localhost:9090")]
     Lint(lint::Args),
+    /// Try a Rollout out: many rollouts of a good and of a bad version, in virtual time
+    #[cfg(feature = "sim")]
+    #[command(after_help = "\
+No cluster is asked. The controller's own plan runs on a simulated cluster, whose clients send --rps requests per second; each fails by
+chance, as often as the version that it reaches. It says how often and when a version as good as stable is promoted, and taken back
+falsely; and with --canary-error-rate or --canary-latency, how often and when a bad one is taken back, and what it did until then.
+
+Metrics are answered from the simulated requests: presets, quotients of two sum(increase(...)) of counters, and histogram_quantile() of
+latencies. What else a metric answers must be said with --assume.
+
+Examples:
+  kubectl sluice simulate -f rollout.yaml --rps 100 --error-rate 0.5% --canary-error-rate 2%
+  kubectl sluice simulate -f rollout.yaml -f templates/ --canary-latency 120ms --runs 1000
+  kubectl sluice simulate -f rollout.yaml --canary-error-rate 5% -o json | jq '.versions[1].aborted'")]
+    Simulate(simulate::Args),
     /// Print a completion script for a shell
     #[command(after_help = completion::HOW)]
     Completion(completion::Args),
@@ -268,6 +285,11 @@ async fn run(cli: &Cli, out: &mut Out<'_>) -> Result<Exit, Error> {
         Command::Init(args) => init::run(&connect().await?, args, cli.connection.namespace.as_deref(), out).await,
         #[cfg(feature = "sim")]
         Command::Lint(args) => lint::run(&cli.connection, args, now, out).await,
+        #[cfg(feature = "sim")]
+        Command::Simulate(args) => {
+            let namespace = cli.connection.namespace.as_deref().unwrap_or("default");
+            simulate::run(args, namespace, &mut std::io::stdin().lock(), now, out)
+        }
         Command::Completion(args) => completion::run(args, out),
         Command::Complete { words } => completion::answer(words, out).await,
         Command::Version(args) if args.client => version::run(None, args, out).await,

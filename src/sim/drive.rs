@@ -4,8 +4,10 @@
 //! The way is the controller's own: events -> [`Index`] -> [`core::plan`] -> requests to the [`ApiServer`] -> events. Every write passes
 //! the [`Promises`].
 
+mod audience;
 mod measure;
 
+pub use audience::Audience;
 pub use measure::Answers;
 
 use std::{
@@ -85,6 +87,8 @@ pub struct Drive {
     pub failing: BTreeMap<String, f64>,
     /// How metrics are answered.
     pub answers: Answers,
+    /// Whose requests are drawn by chance and counted; without it 100 come each second, of which images fail exactly their share.
+    pub audience: Option<Audience>,
     /// Writes of the controller that took effect.
     pub writes: usize,
     /// The controller crashes after this many writes, before it has seen the answer.
@@ -126,6 +130,7 @@ impl Drive {
             bad: BTreeSet::new(),
             failing: BTreeMap::new(),
             answers: Answers::default(),
+            audience: None,
             writes: 0,
             crash_after: None,
             tries: 0,
@@ -228,7 +233,11 @@ impl Drive {
         self.now = self.now.max(next);
         if self.cluster_due.is_some_and(|due| due <= self.now) {
             self.cluster_due = self.cluster.step(&mut self.api, self.now);
-            self.promises.data_plane(self.cluster.gateway.programmed(), &self.api, self.now);
+            let programmed = self.cluster.gateway.programmed();
+            self.promises.data_plane(programmed, &self.api, self.now);
+            if let Some(audience) = &mut self.audience {
+                audience.flow(programmed, &self.api, self.now);
+            }
             self.show();
             return;
         }
@@ -362,9 +371,17 @@ impl Drive {
             status if status.started_at.is_none() => analysis::start(&run.spec, true, self.now),
             status if run.spec.terminate => analysis::cancel(status.clone(), self.now),
             status => {
-                let measured = |index: usize| (index, self.measured(namespace, &run.spec, status, &run.spec.metrics[index]));
-                let due = analysis::due(&run.spec, status, self.now).into_iter().map(measured).collect();
-                analysis::record(&run.spec, status.clone(), due, self.now)
+                let now = self.now;
+                let measured = |index: usize| {
+                    let metric = &run.spec.metrics[index];
+                    let measured = match &mut self.audience {
+                        Some(audience) => audience.clients.measured(&run.spec, status, metric, now),
+                        None => self.measured(namespace, &run.spec, status, metric),
+                    };
+                    (index, measured)
+                };
+                let due = analysis::due(&run.spec, status, now).into_iter().map(measured).collect();
+                analysis::record(&run.spec, status.clone(), due, now)
             }
         };
         if status != run.status {

@@ -65,6 +65,22 @@ pub async fn examine(
     Ok(report)
 }
 
+/// The documents of files, and what is found in them offline. All templates that Rollouts name must be among them.
+pub fn checked(
+    paths: &[PathBuf],
+    namespace: &str,
+    stdin: &mut dyn std::io::Read,
+    now: Timestamp,
+) -> Result<(Report, Vec<serde_json::Value>), Error> {
+    let mut report = Report::default();
+    let documents = files::read(paths, stdin, &mut report)?;
+    let objects = documents.iter().map(|document| document.object.clone()).collect();
+    let mut set = offline::Set::new(documents, namespace, now, &mut report);
+    set.check(None, now, &mut report);
+    set.check_templates(true, &mut report);
+    Ok((report, objects))
+}
+
 fn print(report: &Report, args: &Args, out: &mut Out<'_>) -> Result<Exit, Error> {
     match args.output {
         Some(format @ (Format::Json | Format::Yaml)) => out.object(format, &report.summary())?,
