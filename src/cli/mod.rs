@@ -12,6 +12,7 @@ pub mod get;
 pub mod gitops;
 pub mod history;
 pub mod init;
+pub mod judge;
 #[cfg(feature = "sim")]
 pub mod lint;
 pub mod list;
@@ -182,6 +183,21 @@ Examples:
   helm template ./chart | kubectl sluice lint -f -
   kubectl sluice lint --online -f rollout.yaml --prometheus http://localhost:9090")]
     Lint(lint::Args),
+    /// Judge a canary by what was recorded of it and of stable
+    #[command(after_help = "\
+The judge of `compare` (docs/judge.md) is asked look by look, as in a rollout. Beside it stands what a rule with a threshold would have
+said of the same. A file has the columns time, canary_requests, canary_failures (or canary_successes), stable_requests and
+stable_failures (or stable_successes); as JSON it is a list of objects with these names. Where Prometheus is asked, {{canary.hash}} and
+{{canary.service}} stand for stable's when stable is counted.
+
+Exit codes: 0 the canary stays, 1 an error, 2 it is taken back.
+
+Examples:
+  kubectl sluice judge --file counts.csv
+  kubectl sluice judge --file counts.csv --tolerate 1.5 --ceiling 5% --rule-max 2% --rule-failures 3
+  kubectl sluice judge --prometheus http://localhost:9090 --from 2h --to 1h --preset contour/success-rate -n shop --service api
+  kubectl sluice judge --file counts.csv -o svg > evidence.svg")]
+    Judge(judge::Args),
     /// Try a Rollout out: many rollouts of a good and of a bad version, in virtual time
     #[cfg(feature = "sim")]
     #[command(after_help = "\
@@ -285,6 +301,7 @@ async fn run(cli: &Cli, out: &mut Out<'_>) -> Result<Exit, Error> {
         Command::Init(args) => init::run(&connect().await?, args, cli.connection.namespace.as_deref(), out).await,
         #[cfg(feature = "sim")]
         Command::Lint(args) => lint::run(&cli.connection, args, now, out).await,
+        Command::Judge(args) => judge::run(args, cli.connection.namespace.as_deref().unwrap_or("default"), now, out).await,
         #[cfg(feature = "sim")]
         Command::Simulate(args) => {
             let namespace = cli.connection.namespace.as_deref().unwrap_or("default");
@@ -307,6 +324,14 @@ fn rollout_name(text: &str) -> Result<String, String> {
         return Err("the name is missing: write NAME or rollout/NAME".into());
     }
     Ok(name.to_owned())
+}
+
+/// A share of requests as people write it: `0.005`, `0.5%`.
+fn share(text: &str) -> Result<f64, String> {
+    let bad = || format!("{text:?} is not a share from 0 to 1: write 0.005 or 0.5% for one request in 200");
+    let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |number| (number.trim_end(), 100.0));
+    let number = number.parse::<f64>().map_err(|_| bad())? / scale;
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err(bad()) }
 }
 
 #[cfg(test)]

@@ -177,6 +177,13 @@ impl Series {
         self.labels.get(name).map(String::as_str)
     }
 
+    /// The same with the samples after one moment, up to another. `None`: there are none.
+    pub fn within(&self, after: f64, until: f64) -> Option<Self> {
+        let begin = self.samples.partition_point(|(at, _)| *at <= after);
+        let end = self.samples.partition_point(|(at, _)| *at <= until);
+        (begin < end).then(|| Self { labels: self.labels.clone(), samples: self.samples[begin..end].to_vec() })
+    }
+
     fn process(&self) -> Process {
         let label = |name| self.label(name).unwrap_or_default().to_owned();
         (label("job"), label("instance"))

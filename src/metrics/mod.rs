@@ -203,6 +203,35 @@ impl Providers {
         }
     }
 
+    /// What both versions did between these edges (the first ones first), as the Prometheus server has kept it. Queries are noted as they
+    /// are sent.
+    pub async fn looks(
+        &self,
+        request: &MeasureRequest<'_>,
+        edges: &[Timestamp],
+        queries: &mut Vec<String>,
+    ) -> Result<Vec<Look>, ProviderError> {
+        let invalid = |why: String| ErrorKind::Invalid.error(why);
+        let source = analysis::source(request.spec, request.metric, self.has_prometheus()).map_err(invalid)?;
+        let (Provider::Prometheus { .. }, Some(numerator)) = (&source.provider, source.compares) else {
+            return Err(invalid("only what is compared, and counted by Prometheus, is kept".to_owned()));
+        };
+        let address =
+            self.settings.prometheus_address.as_ref().ok_or_else(|| invalid("there is no address of a Prometheus server".to_owned()))?;
+        let values = analysis::values(request.namespace, request.spec, request.metric);
+        let credentials = Credentials::of_the_installation(self.settings.prometheus_token.as_ref())?;
+        let server = prometheus::Server {
+            http: &self.http,
+            flights: &self.flights,
+            address,
+            trusted: true,
+            credentials: &credentials,
+            timeout: source.timeout,
+            edge: edges.last().copied().unwrap_or(request.now),
+        };
+        server.looks(&source.what, numerator, [&values, &stable(&values)?], edges, queries).await
+    }
+
     /// Where the counters of the version that the values are about are read.
     async fn targets(&self, source: &Source, values: &Values, request: &MeasureRequest<'_>) -> Result<Vec<scrape::Target>, ProviderError> {
         match &source.provider {

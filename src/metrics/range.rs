@@ -58,35 +58,48 @@ impl Server<'_> {
         &self,
         what: &What,
         numerator: Numerator,
-        [canary, stable]: [&Values; 2],
+        versions: [&Values; 2],
         previous: Option<Timestamp>,
         queries: &mut Vec<String>,
     ) -> Result<Look, ProviderError> {
-        let longest = LONGEST_BREAK.max(canary.interval * 2);
+        let longest = LONGEST_BREAK.max(versions[0].interval * 2);
         let since = previous.filter(|previous| *previous < self.edge && self.edge.duration_since(*previous) <= longest);
-        let (mut of_canary, mut of_stable) = (vec![], vec![]);
-        let canary = self.increase(what, canary, since, &mut of_canary);
-        let grown = try_join(canary, self.increase(what, stable, since, &mut of_stable)).await;
-        queries.append(&mut of_canary);
-        queries.append(&mut of_stable);
-        Look::new((since, self.edge), (what, numerator), grown?.into())
+        let kept = self.kept(what, versions, since.unwrap_or(self.edge), queries).await?;
+        kept.look((what, numerator), since, self.edge)
     }
 
-    /// What the counters of one version have grown by. `None`: there were none at the begin.
-    async fn increase(
+    /// What both versions did from each of these edges, the first ones first, to the next. This server's edge is the last of them.
+    pub async fn looks(
         &self,
         what: &What,
-        values: &Values,
-        since: Option<Timestamp>,
+        numerator: Numerator,
+        versions: [&Values; 2],
+        edges: &[Timestamp],
         queries: &mut Vec<String>,
-    ) -> Result<Option<Counters>, ProviderError> {
-        let window = LOOKBACK + since.map_or(SignedDuration::ZERO, |since| self.edge.duration_since(since));
+    ) -> Result<Vec<Look>, ProviderError> {
+        let kept = self.kept(what, versions, edges.first().copied().unwrap_or(self.edge), queries).await?;
+        let befores = [None].into_iter().chain(edges.iter().copied().map(Some));
+        befores.zip(edges).map(|(since, until)| kept.look((what, numerator), since, *until)).collect()
+    }
+
+    /// The samples of both versions from an edge to this one.
+    async fn kept(&self, what: &What, versions: [&Values; 2], since: Timestamp, queries: &mut Vec<String>) -> Result<Both, ProviderError> {
+        let (mut of_canary, mut of_stable) = (vec![], vec![]);
+        let [canary, stable] = versions;
+        let kept =
+            try_join(self.of_version(what, canary, since, &mut of_canary), self.of_version(what, stable, since, &mut of_stable)).await;
+        queries.append(&mut of_canary);
+        queries.append(&mut of_stable);
+        kept.map(|(canary, stable)| Both { canary, stable })
+    }
+
+    async fn of_version(&self, what: &What, values: &Values, since: Timestamp, queries: &mut Vec<String>) -> Result<Kept, ProviderError> {
+        let window = LOOKBACK + self.edge.duration_since(since);
         let mut range = |selector: &str| {
             let query = format!("{selector}[{}]", duration(window));
             queries.push(query.clone());
             query
         };
-        let edges = (seconds(since.unwrap_or(self.edge)), seconds(self.edge));
         match what {
             What::Ratio { numerator, denominator } => {
                 let (numerator, denominator) = (Wanted::new(numerator, values)?, Wanted::new(denominator, values)?);
@@ -94,39 +107,21 @@ impl Server<'_> {
                 let (all, other) = (range(&denominator.text), (!same).then(|| range(&numerator.text)));
                 let other = async {
                     match &other {
-                        Some(query) => self.range(query).await,
-                        None => Ok(vec![]),
+                        Some(query) => self.range(query).await.map(Some),
+                        None => Ok(None),
                     }
                 };
                 let (all, other) = try_join(self.range(&all), other).await?;
-                let grown = Grown::new(&all, edges);
-                let selects = |series: &&Series| numerator.selector.labels_match(|label| series.label(label));
-                let mut counters = Counters::new();
-                grown.add(DENOMINATOR, &mut all.iter(), &mut counters);
-                match same {
-                    true => {
-                        // All of them are there: that none is selected says that there was none.
-                        counters.insert(NUMERATOR.to_owned(), 0.0);
-                        grown.add(NUMERATOR, &mut all.iter().filter(selects), &mut counters);
-                    }
-                    false => grown.add(NUMERATOR, &mut other.iter(), &mut counters),
-                }
-                Ok(grown.known().then_some(counters))
+                let selected = match other {
+                    Some(other) => Selected::Other(other),
+                    None => Selected::Same(numerator.selector),
+                };
+                Ok(Kept { all, selected })
             }
             What::Quantile { histogram, .. } => {
                 let histogram = Wanted::new(histogram, values)?;
                 let query = range(&histogram.named(&format!("{}_bucket", histogram.selector.name())));
-                let all = self.range(&query).await?;
-                let grown = Grown::new(&all, edges);
-                let mut counters = Counters::new();
-                for series in &all {
-                    let malformed =
-                        |le: Option<&str>| ErrorKind::Malformed.error(format!("le={:?} is not a number", le.unwrap_or_default()));
-                    let le = series.label("le");
-                    let bound: f64 = le.and_then(|le| le.parse().ok()).ok_or_else(|| malformed(le))?;
-                    grown.add(&bound.to_string(), &mut std::iter::once(series), &mut counters);
-                }
-                Ok(grown.known().then_some(counters))
+                Ok(Kept { all: self.range(&query).await?, selected: Selected::Buckets })
             }
             What::Value(_) => Err(ErrorKind::Invalid.error("compare needs counters")),
         }
@@ -145,6 +140,69 @@ impl Server<'_> {
             return Err(ErrorKind::TooLarge.error(message));
         }
         raw.into_iter().map(series).collect()
+    }
+}
+
+/// The samples of both versions.
+struct Both {
+    canary: Kept,
+    stable: Kept,
+}
+
+impl Both {
+    fn look(&self, (what, numerator): (&What, Numerator), since: Option<Timestamp>, until: Timestamp) -> Result<Look, ProviderError> {
+        let edges = (seconds(since.unwrap_or(until)), seconds(until));
+        Look::new((since, until), (what, numerator), [self.canary.increase(edges)?, self.stable.increase(edges)?])
+    }
+}
+
+/// The samples of one version.
+struct Kept {
+    /// Of the denominator, or of the buckets.
+    all: Vec<Series>,
+    selected: Selected,
+}
+
+/// What the numerator counts.
+enum Selected {
+    /// Those of all series that fit.
+    Same(Selector),
+    Other(Vec<Series>),
+    /// There is none: the series are the buckets of a histogram.
+    Buckets,
+}
+
+impl Kept {
+    /// What the counters have grown by between two edges. `None`: there were none at the first.
+    fn increase(&self, edges: (f64, f64)) -> Result<Option<Counters>, ProviderError> {
+        let begin = edges.0 - LOOKBACK.as_secs_f64();
+        let within = |all: &[Series]| all.iter().filter_map(|series| series.within(begin, edges.1)).collect::<Vec<Series>>();
+        let all = within(&self.all);
+        let grown = Grown::new(&all, edges);
+        let mut counters = Counters::new();
+        match &self.selected {
+            Selected::Buckets => {
+                for series in &all {
+                    let malformed =
+                        |le: Option<&str>| ErrorKind::Malformed.error(format!("le={:?} is not a number", le.unwrap_or_default()));
+                    let le = series.label("le");
+                    let bound: f64 = le.and_then(|le| le.parse().ok()).ok_or_else(|| malformed(le))?;
+                    grown.add(&bound.to_string(), &mut std::iter::once(series), &mut counters);
+                }
+            }
+            Selected::Same(selector) => {
+                grown.add(DENOMINATOR, &mut all.iter(), &mut counters);
+                // All of them are there: that none is selected says that there was none.
+                counters.insert(NUMERATOR.to_owned(), 0.0);
+                let selects = |series: &&Series| selector.labels_match(|label| series.label(label));
+                grown.add(NUMERATOR, &mut all.iter().filter(selects), &mut counters);
+            }
+            Selected::Other(other) => {
+                grown.add(DENOMINATOR, &mut all.iter(), &mut counters);
+                grown.add(NUMERATOR, &mut within(other).iter(), &mut counters);
+            }
+        }
+        Ok(grown.known().then_some(counters))
     }
 }
 

@@ -28,6 +28,7 @@ use super::{
     error::{Error, Exit},
     lint,
     output::{Format, Out},
+    share,
 };
 use crate::{
     api::{Rollout, quantity::Span},
@@ -86,13 +87,6 @@ pub struct Args {
 fn rate(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number: write 100 for 100 requests per second"))?;
     if number > 0.0 && number <= 1e6 { Ok(number) } else { Err("write a number above 0, and 1000000 at most".to_owned()) }
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let bad = || format!("{text:?} is not a share from 0 to 1: write 0.005 or 0.5% for one failure in 200 requests");
-    let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |number| (number.trim_end(), 100.0));
-    let number = number.parse::<f64>().map_err(|_| bad())? / scale;
-    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err(bad()) }
 }
 
 fn latency(text: &str) -> Result<Span, String> {

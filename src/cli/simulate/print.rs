@@ -41,8 +41,8 @@ fn table(report: &Report, style: &Style) -> Vec<String> {
         ("  after", Box::new(|version| time(&version.promoted))),
         ("aborted", Box::new(aborted)),
         ("  after", Box::new(|version| time(&version.aborted))),
-        ("  with failed requests", Box::new(|version| harm(version, |harm| &harm.failed_requests, ""))),
-        ("  with all traffic for", Box::new(|version| harm(version, |harm| &harm.traffic_minutes, " min"))),
+        ("  with failed requests", Box::new(|version| harm(version, |harm| &harm.failed_requests, |requests| percent(requests.round())))),
+        ("  with all traffic for", Box::new(|version| harm(version, |harm| &harm.traffic_minutes, |minutes| brief(minutes * 60.0)))),
         ("waits for a person", Box::new(|version| share(&version.waiting))),
         ("  after", Box::new(|version| time(&version.waiting))),
         ("still going", Box::new(|version| share(&version.going))),
@@ -64,10 +64,14 @@ fn answers(version: &Version) -> String {
 }
 
 /// What a version worse than stable did before it was taken back.
-fn harm(version: &Version, of: impl Fn(&Harm) -> &Spread, unit: &str) -> String {
-    let number = |value: f64| percent((value * 100.0).round() / 100.0);
+fn harm(version: &Version, of: impl Fn(&Harm) -> &Spread, words: fn(f64) -> String) -> String {
     let harm = version.harm.as_ref().filter(|_| !version.as_good_as_stable).map(of);
-    harm.map(|Spread { median, p90 }| format!("{}{unit}, p90 {}{unit}", number(*median), number(*p90))).unwrap_or_default()
+    harm.map(|Spread { median, p90 }| format!("{}, p90 {}", words(*median), words(*p90))).unwrap_or_default()
+}
+
+/// A time that may be less than a second.
+fn brief(time: f64) -> String {
+    if time < 10.0 { format!("{time:.1}s") } else { span(seconds(time)) }
 }
 
 /// What is a false abort is told with what chance may have hidden.

@@ -251,7 +251,7 @@ fn pods(plan: &Plan<'_>, rollout: &Rollout, notes: &mut Vec<String>) -> i32 {
 
 /// The simulated gateway splits requests; routes of connections are split in the same way.
 fn as_http_routes(rollout: &mut Value, notes: &mut Vec<String>) {
-    for route in rollout["spec"]["traffic"]["routes"].as_array_mut().into_iter().flatten() {
+    for route in rollout.pointer_mut("/spec/traffic/routes").and_then(Value::as_array_mut).into_iter().flatten() {
         if route["kind"] == "TCPRoute" || route["kind"] == "TLSRoute" {
             let kind = route["kind"].as_str().unwrap_or_default();
             notes.push(format!(

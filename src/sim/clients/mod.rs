@@ -273,3 +273,6 @@ impl Asked {
         Ok(Look { since, until, canary, stable, caveat: None })
     }
 }
+
+#[cfg(test)]
+mod tests;
