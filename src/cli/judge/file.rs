@@ -79,30 +79,35 @@ fn counts(rows: &[Row], what: &What) -> Result<Recorded, String> {
 }
 
 fn counters(rows: &[Row], what: &What) -> Result<Recorded, String> {
+    let notes = backwards(rows)?.into_iter().collect();
     let mut looks = vec![look(&rows[0], None, what, [None, None])?];
-    let mut restarts: Vec<String> = Vec::new();
     for pair in rows.windows(2) {
         let grown = [0, 1].map(|version| {
-            let (before, now) = (pair[0].counters[version].as_ref()?, pair[1].counters[version].as_ref()?);
-            if now.iter().any(|(key, count)| before.get(key).is_some_and(|before| count < before)) {
-                restarts.push(pair[1].place.clone());
-            }
-            let source = |counters: &Counters| BTreeMap::from([(String::new(), counters.clone())]);
-            known_increase(&source(before), &source(now))
+            let source = |row: &Row| Some(BTreeMap::from([(String::new(), row.counters[version].clone()?)]));
+            known_increase(&source(&pair[0])?, &source(&pair[1])?)
         });
         looks.push(look(&pair[1], Some(pair[0].at), what, grown)?);
     }
-    restarts.dedup(); // both versions in one row
-    let places = restarts.iter().take(5).cloned().collect::<Vec<_>>().join(", ") + if restarts.len() > 5 { ", ..." } else { "" };
-    if restarts.len() > 1 + rows.len() / RESTARTS {
-        return Err(format!(
-            "counters run backwards in {} of {} rows ({places}): if each row says what was counted since the one before it, give --per-row",
-            restarts.len(),
+    Ok(Recorded { looks, notes })
+}
+
+/// Where counters run backwards they have begun anew, and that is noted; where they do so often, they are none.
+fn backwards(rows: &[Row]) -> Result<Option<String>, String> {
+    let falls = |pair: &[Row], version: usize| {
+        let (before, now) = (pair[0].counters[version].as_ref(), pair[1].counters[version].as_ref());
+        now.into_iter().flatten().any(|(key, count)| before.and_then(|before| before.get(key)).is_some_and(|before| count < before))
+    };
+    let fallen = rows.windows(2).filter(|pair| falls(pair, 0) || falls(pair, 1)).map(|pair| pair[1].place.as_str());
+    let fallen: Vec<&str> = fallen.collect();
+    let places = fallen.iter().take(5).copied().collect::<Vec<_>>().join(", ") + if fallen.len() > 5 { ", ..." } else { "" };
+    match fallen.len() {
+        0 => Ok(None),
+        many if many > 1 + rows.len() / RESTARTS => Err(format!(
+            "counters run backwards in {many} of {} rows ({places}): if each row says what was counted since the one before it, give --per-row",
             rows.len()
-        ));
+        )),
+        _ => Ok(Some(format!("counters run backwards at {places}: they are taken to have begun anew at 0 (a restart)"))),
     }
-    let note = format!("counters run backwards at {places}: they are taken to have begun anew at 0 (a restart)");
-    Ok(Recorded { looks, notes: if restarts.is_empty() { vec![] } else { vec![note] } })
 }
 
 fn look(row: &Row, since: Option<Timestamp>, what: &What, grown: [Option<Counters>; 2]) -> Result<Look, String> {

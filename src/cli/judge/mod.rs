@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     api::{AnalysisRunSpec, Metric, analysis::Method, quantity::Span},
-    core::{analysis, judge::compare::Ratio},
+    core::{
+        analysis,
+        judge::compare::{ErrorBudget, Ratio},
+    },
 };
 
 #[derive(Clone, Debug, clap::Args)]
@@ -36,10 +39,10 @@ pub struct Args {
     #[command(flatten)]
     pub kept: prometheus::Args,
     /// How many times as often as stable the canary may fail [default: 1.25]
-    #[arg(long, value_name = "RATIO")]
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
     pub tolerate: Option<f64>,
     /// The part of good versions that you accept to see taken back [default: 0.05]
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, value_name = "SHARE", value_parser = risk)]
     pub max_false_aborts: Option<f64>,
     /// How evidence is gathered [default: SharedBetting]
     #[arg(long, value_parser = method)]
@@ -83,6 +86,11 @@ fn ratio(text: &str) -> Result<f64, String> {
     Ratio::parse(number).map(Ratio::get).map_err(|error| error.to_string())
 }
 
+fn risk(text: &str) -> Result<f64, String> {
+    let share = share(text)?;
+    ErrorBudget::parse(share).map(|_| share).map_err(|error| error.to_string())
+}
+
 fn method(text: &str) -> Result<Method, String> {
     serde_json::from_value(json!(text)).map_err(|_| format!("{text:?} is neither SharedBetting nor IndependentFailures"))
 }
@@ -117,9 +125,10 @@ async fn judge(args: &Args, namespace: &str, stdin: &mut dyn std::io::Read, now:
     let source = analysis::source(&spec, metric, true).map_err(Error::Pointless)?;
     let (looks, notes) = match &args.file {
         Some(path) => {
-            let name = path.display().to_string();
-            let text = match path.as_os_str() == "-" {
-                true => file::text("standard input", stdin)?,
+            let (from_stdin, name) = (path.as_os_str() == "-", path.display().to_string());
+            let name = if from_stdin { "standard input".to_owned() } else { name };
+            let text = match from_stdin {
+                true => file::text(&name, stdin)?,
                 false => {
                     let mut opened = std::fs::File::open(path).map_err(|error| Error::Pointless(format!("cannot read {name}: {error}")))?;
                     file::text(&name, &mut opened)?
@@ -179,8 +188,6 @@ fn spec(args: &Args) -> Result<AnalysisRunSpec, Error> {
 /// The flag that sets a field.
 fn flag(field: &str) -> &str {
     match field {
-        "compare.tolerate" => "--tolerate",
-        "compare.maxFalseAborts" => "--max-false-aborts",
         "prometheus.counters.numerator" => "--failures",
         "prometheus.counters.denominator" => "--requests",
         "prometheus.counters" => "--failures, --requests",
@@ -188,3 +195,6 @@ fn flag(field: &str) -> &str {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

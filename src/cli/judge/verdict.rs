@@ -107,18 +107,25 @@ pub fn judge(spec: &AnalysisRunSpec, looks: &[Look], needed: f64, tolerate: f64)
     if status.phase.is_final() {
         return Err(Error::Pointless(status.message));
     }
-    let (mut steps, mut at) = (Vec::new(), begin);
+    let (mut steps, mut at, mut proven) = (Vec::new(), begin, None);
     for look in looks {
         let reading = Some(Reading { at: MicroTime(look.until), counters: Default::default(), stable: Default::default() });
         let measured = Measured { queries: vec![], result: Ok(None), since: look.since, reading, look: Some(look.clone()) };
         status = analysis::record(spec, status, vec![(0, measured)], look.until);
         at = look.until;
+        proven = proven.or_else(|| Some((at, proof(&status, metric)?)));
         steps.extend(look.since.map(|since| step(since, look, odds(&status, metric))));
         if status.phase.is_final() {
             break;
         }
     }
-    let (finding, message) = conclude(&status, metric);
+    let (finding, at, message) = match proven {
+        Some((at, message)) if !status.phase.is_final() => (Finding::NoWorse, at, message),
+        _ => {
+            let (finding, message) = conclude(&status, metric);
+            (finding, at, message)
+        }
+    };
     let recorded = looks.iter().filter(|look| look.since.is_some()).count();
     Ok(Report { finding, message, at, needed, tolerate, intervals: steps, recorded, rule: None, notes: vec![] })
 }
@@ -143,14 +150,17 @@ fn odds(status: &AnalysisRunStatus, metric: &Metric) -> f64 {
     log.unwrap_or(0.0).clamp(-27.0, 27.0).exp()
 }
 
+/// What is proven, in words.
+fn proof(status: &AnalysisRunStatus, metric: &Metric) -> Option<String> {
+    let known = analysis::result(status, metric)?.comparison.as_ref()?;
+    known.proofs.iter().find(|proof| proof.proven).map(|proof| proof.message.clone())
+}
+
 fn conclude(status: &AnalysisRunStatus, metric: &Metric) -> (Finding, String) {
     let result = analysis::result(status, metric);
     let known = result.and_then(|result| result.comparison.as_ref());
     let newest = result.and_then(|result| result.measurements.last());
     let message = newest.map(|newest| newest.message.clone()).or_else(|| known.map(|known| known.message.clone())).unwrap_or_default();
-    if let Some(proof) = known.and_then(|known| known.proofs.iter().find(|proof| proof.proven)).filter(|_| !status.phase.is_final()) {
-        return (Finding::NoWorse, proof.message.clone());
-    }
     let finding = match (status.phase, newest.map(|newest| newest.verdict)) {
         (RunPhase::Failed, _) if known.is_some_and(|known| known.worse) => Finding::Worse,
         (RunPhase::Failed, _) => Finding::AboveCeiling,

@@ -310,3 +310,26 @@ proptest! {
         prop_assert_eq!(&looks[0], &looks[1]);
     }
 }
+
+#[tokio::test]
+async fn what_prometheus_has_kept_is_counted_as_looks_are() {
+    let canary = || {
+        vec![
+            (labels("200", "a"), vec![(10, "900"), (25, "1000"), (40, "1040"), (55, "1090"), (70, "30"), (85, "90")]),
+            (labels("503", "a"), vec![(40, "2"), (55, "5")]),
+            (labels("200", "new"), vec![(40, "700"), (55, "710")]),
+        ]
+    };
+    let stable = || vec![(labels("200", "b"), vec![(20, "5000"), (35, "100"), (50, "400"), (65, "800")])];
+    let metric = comparing(Preset::PodsSuccessRate, None);
+    let server = prometheus(canary(), stable()).await;
+    let (spec, providers) = (run(&metric), providers(Some(&server.address)));
+    let fake = Fake::default();
+    let request = MeasureRequest { namespace: "shop", spec: &spec, metric: &metric, previous: None, sources: &fake, now: at(95) };
+    let looks = providers.looks(&request, &[at(25), at(55), at(85)], &mut vec![]).await.unwrap();
+    assert_eq!(looks[0].since, None);
+    let (measured, _) = look_of(&metric, canary(), stable()).await;
+    assert_eq!(looks[1], measured.look.unwrap());
+    assert_eq!((looks[2].since, both(&looks[2])), (Some(at(55)), [arm(90, 0), arm(400, 0)]));
+    assert_eq!(server.asked.lock().unwrap().len(), 2, "each version once");
+}
