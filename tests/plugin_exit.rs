@@ -17,6 +17,8 @@ fn help_and_versions_succeed_without_a_cluster() {
         &["version", "--client"],
         &["completion", "bash"],
         &["lint", "--help"],
+        &["simulate", "--help"],
+        &["judge", "--help"],
         &["set", "image", "--help"],
     ] {
         let output = plugin(args);
@@ -55,6 +57,24 @@ fn lint_needs_no_cluster_and_fails_where_there_are_problems() {
     std::fs::remove_file(&broken).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), report["problems"].as_u64().unwrap() > 0), (Some(1), true), "{report:#}");
+}
+
+#[test]
+fn simulate_and_judge_need_no_cluster_and_judge_tells_a_canary_that_is_taken_back() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/rollout.yaml");
+    let output = plugin(&["simulate", "-f", example, "--runs", "1", "--pods", "2", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &report["runs"], output.stderr.is_empty()), (Some(0), &1.into(), true), "{report:#}");
+    let counts = std::env::temp_dir().join(format!("sluice-exit-{}.csv", std::process::id()));
+    for (failures, code) in [(1, 0), (9, 2)] {
+        let rows = (0..20).map(|at| format!("{},{},{},{},{}\n", at * 30, at * 100, at * failures, at * 900, at * 9));
+        let text = rows.collect::<String>();
+        std::fs::write(&counts, format!("time,canary_requests,canary_failures,stable_requests,stable_failures\n{text}")).unwrap();
+        let output = plugin(&["judge", "--file", counts.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    std::fs::remove_file(&counts).unwrap();
+    assert_eq!(plugin(&["judge", "--file", counts.to_str().unwrap()]).status.code(), Some(1));
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct Course {
     pub after: SignedDuration,
     /// What the Rollout says then.
     pub why: String,
+    /// The step that it was at before its end, such as `2/6`.
+    pub step: Option<String>,
     pub canary: Tally,
     /// For how long as much as all traffic went to the new version.
     pub exposure: SignedDuration,
@@ -56,7 +58,8 @@ impl Runs<'_> {
         let namespace = super::world::NAMESPACE.to_owned();
         world.drive.audience = Some(Audience { clients, namespace, services, stable: world.stable.clone() });
         world.deploy()?;
-        let (end, why) = self.follow(&mut world, begin + self.limit)?;
+        let (mut step, limit) = (None, begin + self.limit);
+        let (end, why) = self.follow(&mut world, limit, &mut step)?;
         let after = world.drive.now.duration_since(begin);
         let now = world.drive.now;
         let audience = world.drive.audience.as_mut().map(|audience| {
@@ -64,13 +67,14 @@ impl Runs<'_> {
             (audience.clients.tallies().canary, audience.clients.exposure())
         });
         let (canary, exposure) = audience.unwrap_or_default();
-        Ok(Course { end, after, why, canary, exposure })
+        Ok(Course { end, after, why, step, canary, exposure })
     }
 
-    fn follow(&self, world: &mut World, limit: Timestamp) -> Result<(End, String), Error> {
+    fn follow(&self, world: &mut World, limit: Timestamp, step: &mut Option<String>) -> Result<(End, String), Error> {
         let mut promote_at: Option<Timestamp> = None;
         loop {
             let status = world.status();
+            *step = status["stepLabel"].as_str().map(str::to_owned).or(step.take());
             let message = || status["message"].as_str().unwrap_or_default().to_owned();
             let stable = status["stableRevision"].as_str().unwrap_or_default();
             if !stable.is_empty() && stable != world.stable {

@@ -52,6 +52,9 @@ pub struct Args {
     /// Share of its answers that the bad version fails [default: as stable]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub canary_error_rate: Option<f64>,
+    /// So many failures come together, for one cause, of both versions
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub failures_together: u32,
     /// Half of stable's answers take less; one in ten takes more than twice, one in a hundred more than 4.4 times as long
     #[arg(long, value_name = "TIME", default_value = "80ms", value_parser = latency)]
     pub latency: Span,
@@ -77,7 +80,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: u64,
     /// A rollout that takes longer is not followed any more [default: 1h, and twice the time that its steps take]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = followed)]
     pub limit: Option<Span>,
     /// Form of the output
     #[arg(short, long, value_enum, value_name = "FORM")]
@@ -92,6 +95,11 @@ fn rate(text: &str) -> Result<f64, String> {
 fn latency(text: &str) -> Result<Span, String> {
     let span: Span = text.parse()?;
     if span.get().is_zero() { Err("an answer must take some time: write 80ms".to_owned()) } else { Ok(span) }
+}
+
+fn followed(text: &str) -> Result<Span, String> {
+    let (span, most): (Span, _) = (text.parse()?, SignedDuration::from_hours(24 * 7));
+    if span.get() <= most { Ok(span) } else { Err("a rollout is followed for a week (168h) at most".to_owned()) }
 }
 
 fn assumption(text: &str) -> Result<(String, f64), String> {
@@ -142,7 +150,8 @@ fn simulate(
         if name != "as good as stable" && canary == stable {
             continue;
         }
-        let plan = Plan { rps: args.rps, stable, canary, metrics: metrics.asked.clone(), longest: metrics.longest };
+        let (rps, together) = (args.rps, args.failures_together);
+        let plan = Plan { rps, stable, canary, together, metrics: metrics.asked.clone(), longest: metrics.longest };
         let promote_after = args.promote_after.as_ref().map(Span::get);
         let runs = Runs { world: &world, plan: &plan, seed: args.seed, limit, promote_after };
         let courses = follow(&runs, args.runs, name, out)?;
@@ -190,14 +199,16 @@ fn choose<'a>(documents: &'a [serde_json::Value], name: Option<&str>) -> Result<
     }
 }
 
-/// An hour, and twice what the pauses take.
+/// An hour, and twice what the pauses take; a week at most.
 fn limit(rollout: &Rollout) -> SignedDuration {
     let steps = rollout.spec.strategy.canary.iter().flat_map(|canary| &canary.steps);
     let waits = steps.filter_map(|step| {
         let pause = step.pause.as_ref()?;
         pause.duration.as_ref().or(pause.prove.as_ref().map(|proof| &proof.max_duration)).map(Span::get)
     });
-    waits.fold(SignedDuration::from_hours(1), |sum, wait| sum.saturating_add(wait.saturating_mul(2)))
+    waits
+        .fold(SignedDuration::from_hours(1), |sum, wait| sum.saturating_add(wait.saturating_mul(2)))
+        .min(SignedDuration::from_hours(24 * 7))
 }
 
 /// Runs, in as many threads as there are cores. Says how far it is, on a terminal, when it takes longer than a second.

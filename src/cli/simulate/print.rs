@@ -95,9 +95,14 @@ fn reasons(version: &Version, style: &Style) -> Vec<String> {
         [(Tone::Bad, "aborted", &version.aborted), (Tone::Held, "waits", &version.waiting), (Tone::Busy, "still going", &version.going)]
     {
         if let Some(Reason { runs, example }) = outcome.reasons.first() {
-            let runs = if *runs == outcome.runs { "always".to_owned() } else { format!("{runs} of {} times", outcome.runs) };
-            lines.push(format!("{} {}, {what} ({runs}): {example}", style.mark(tone), version.name));
+            let (often, step) = (frequency(*runs, outcome.runs), outcome.steps.first());
+            let at = step.map(|step| format!(", {} at step {}", frequency(step.runs, outcome.runs), step.step)).unwrap_or_default();
+            lines.push(format!("{} {}, {what}{at}; why, {often}: {example}", style.mark(tone), version.name));
         }
     }
     lines
+}
+
+fn frequency(runs: usize, of: usize) -> String {
+    if runs == of { "always".to_owned() } else { format!("{runs} of {of} times") }
 }

@@ -57,6 +57,16 @@ pub struct Outcome {
     /// The most frequent reason first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<Reason>,
+    /// The steps that it happened at, the most frequent one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<AtStep>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AtStep {
+    /// Such as `2/6`.
+    pub step: String,
+    pub runs: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -113,8 +123,8 @@ impl Outcome {
         let (runs, all) = (of_it.len(), courses.len().max(1) as f64);
         let share = runs as f64 / all;
         let seconds = Spread::of(of_it.iter().map(|course| course.after.as_secs_f64()).collect());
-        let reasons = if end == End::Promoted { vec![] } else { reasons(&of_it) };
-        Self { runs, share, at_most: upper_end(share, all), seconds, reasons }
+        let (reasons, steps) = if end == End::Promoted { (vec![], vec![]) } else { (reasons(&of_it), steps(&of_it)) };
+        Self { runs, share, at_most: upper_end(share, all), seconds, reasons, steps }
     }
 }
 
@@ -142,6 +152,16 @@ fn reasons(courses: &[&Course]) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = grouped.into_values().collect();
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.runs));
     reasons
+}
+
+fn steps(courses: &[&Course]) -> Vec<AtStep> {
+    let mut counted: BTreeMap<&str, usize> = BTreeMap::new();
+    for step in courses.iter().filter_map(|course| course.step.as_deref()) {
+        *counted.entry(step).or_default() += 1;
+    }
+    let mut steps: Vec<AtStep> = counted.into_iter().map(|(step, runs)| AtStep { step: step.to_owned(), runs }).collect();
+    steps.sort_by_key(|step| std::cmp::Reverse(step.runs));
+    steps
 }
 
 /// The metric, if it is one, and what follows up to the first number.

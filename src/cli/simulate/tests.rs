@@ -83,6 +83,7 @@ fn a_bad_version_is_taken_back_and_a_good_one_is_promoted() {
     assert!((35.0..60.0).contains(&seconds) && (15.0..60.0).contains(&failed), "{seconds} s, {failed} failed");
     let minutes = bad["harm"]["trafficMinutes"]["median"].as_f64().unwrap();
     assert!((minutes * 60.0 - 0.05 * 31.0).abs() < 0.3, "{minutes}");
+    assert_eq!(bad["aborted"]["steps"], json!([{"step": "2/6", "runs": 4}]));
     assert!(bad["aborted"]["reasons"][0]["example"].as_str().unwrap().starts_with("success-rate: "), "{bad:#}");
     let promoted = report["versions"][0]["promoted"]["seconds"]["median"].as_f64().unwrap();
     assert!((180.0..230.0).contains(&promoted), "three pauses of a minute: {promoted}");
@@ -239,6 +240,8 @@ fn numbers_without_a_meaning_are_refused() {
         ("--assume rate", "write the metric's name and a number"),
         ("--assume rate=NaN", "write the metric's name and a number"),
         ("--limit 30s --latency nonsense", "is not a span of time"),
+        ("--limit 169h", "for a week (168h) at most"),
+        ("--failures-together 0", "0 is not in 1..=1000"),
     ] {
         let error = parsed(words).unwrap_err();
         assert!(error.contains(told), "{words}: {error}");

@@ -44,6 +44,8 @@ pub struct Plan {
     pub rps: f64,
     pub stable: Quality,
     pub canary: Quality,
+    /// So many failures come together, for one cause.
+    pub together: u32,
     /// By the index of the analysis' step (none: the background) and the metric's name.
     pub metrics: BTreeMap<(Option<i32>, String), Asked>,
     /// How far back they look, at most.
@@ -150,7 +152,13 @@ impl Clients {
             }
             let requests = random.poisson(plan.rps * share * seconds) as u64;
             tally.requests += requests;
-            tally.failures += random.binomial(requests, quality.error_rate);
+            tally.failures += match plan.together {
+                0 | 1 => random.binomial(requests, quality.error_rate),
+                together => {
+                    let causes = random.poisson(requests as f64 * quality.error_rate / f64::from(together));
+                    (causes as u64).saturating_mul(u64::from(together)).min(requests)
+                }
+            };
             if !*latencies {
                 continue;
             }

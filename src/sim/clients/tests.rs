@@ -20,6 +20,7 @@ fn clients(metric: &Metric) -> Clients {
         rps: 100.0,
         stable: Quality { error_rate: 0.0, latency: 80.0 },
         canary: Quality { error_rate: 1.0, latency: 800.0 },
+        together: 1,
         metrics: BTreeMap::from([((None, "m".to_owned()), asked)]),
         longest: SignedDuration::from_secs(60),
     };
@@ -63,6 +64,26 @@ fn requests_go_where_the_shares_say_and_every_moment_counts_once() {
     clients.flow(Shares::default(), at(1000.5));
     clients.flow(Shares::default(), at(2000.0));
     assert_eq!(*clients.tallies(), Tallies { stable, canary }, "nobody is reached");
+}
+
+#[test]
+fn failures_that_come_together_are_as_many() {
+    let metric = metric(&json!({"preset": "contour/success-rate", "min": 99}));
+    let failures = |together: u32| {
+        let mut clients = clients(&metric);
+        (clients.plan.together, clients.plan.canary.error_rate) = (together, 0.02);
+        let counted = (1..=1000).map(|second| {
+            let before = clients.tallies().canary.failures;
+            clients.flow(clients.shares(), at(f64::from(second)));
+            clients.tallies().canary.failures - before
+        });
+        counted.collect::<Vec<u64>>()
+    };
+    let (alone, together) = (failures(1), failures(10));
+    for counted in [&alone, &together] {
+        assert!((700..1300).contains(&counted.iter().sum::<u64>()), "a fiftieth of 50,000: {counted:?}");
+    }
+    assert!(together.iter().all(|failures| failures % 10 == 0) && alone.iter().any(|failures| failures % 10 != 0));
 }
 
 #[test]
