@@ -193,6 +193,11 @@ fn bounded(previous: Option<&BySource>, current: BySource) -> Result<BySource, P
     Ok(if size(&all) > MOST_REMEMBERED { current } else { all })
 }
 
+/// What a text counts of one version.
+pub fn exposed(what: &What, values: &Values, text: &str) -> Result<Counters, ProviderError> {
+    Wanted::new(what, values, &mut vec![])?.find(text, false)
+}
+
 /// Reads each target once, for everything that is wanted of it.
 async fn read_all<const N: usize>(
     http: &Http,

@@ -198,7 +198,7 @@ fn row(place: String, cells: &BTreeMap<String, String>) -> Result<Row, String> {
 }
 
 /// RFC 3339, or seconds since 1970.
-fn moment(text: &str) -> Option<Timestamp> {
+pub fn moment(text: &str) -> Option<Timestamp> {
     let seconds = || {
         let seconds = SignedDuration::try_from_secs_f64(text.parse().ok()?).ok()?;
         let rounded = SignedDuration::from_millis(i64::try_from(seconds.as_millis()).ok()?);

@@ -2,6 +2,7 @@
 //!
 //! It is the judge of `compare`, asked look by look as in a rollout; there is no other.
 
+mod dumps;
 mod file;
 mod picture;
 mod print;
@@ -29,13 +30,17 @@ use crate::{
 
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "judge")]
+#[command(group(clap::ArgGroup::new("source").args(["file", "prometheus", "dumps"]).required(true)))]
 pub struct Args {
     /// What was counted, as CSV or JSON; - for standard input
-    #[arg(long, value_name = "FILE", required_unless_present = "prometheus", conflicts_with = "prometheus")]
+    #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// With --file: each row says what was counted since the one before it; else they are counters, which only grow
     #[arg(long, requires = "file")]
     pub per_row: bool,
+    /// A directory of what was exposed to Prometheus, each text in a file named by its moment: 2026-01-31T12:00:00Z.txt
+    #[arg(long, value_name = "DIRECTORY")]
+    pub dumps: Option<PathBuf>,
     #[command(flatten)]
     pub kept: prometheus::Args,
     /// How many times as often as stable the canary may fail [default: 1.25]
@@ -123,8 +128,9 @@ async fn judge(args: &Args, namespace: &str, stdin: &mut dyn std::io::Read, now:
     let spec = spec(args)?;
     let metric = &spec.metrics[0];
     let source = analysis::source(&spec, metric, true).map_err(Error::Pointless)?;
-    let (looks, notes) = match &args.file {
-        Some(path) => {
+    let (looks, notes) = match (&args.file, &args.dumps) {
+        (None, Some(directory)) => (dumps::looks(directory, &spec, &source, namespace)?, vec![]),
+        (Some(path), _) => {
             let (from_stdin, name) = (path.as_os_str() == "-", path.display().to_string());
             let name = if from_stdin { "standard input".to_owned() } else { name };
             let text = match from_stdin {
@@ -137,7 +143,7 @@ async fn judge(args: &Args, namespace: &str, stdin: &mut dyn std::io::Read, now:
             let recorded = file::recorded(&name, &text, args.per_row, &source.what)?;
             (recorded.looks, recorded.notes)
         }
-        None => prometheus::looks(&args.kept, &spec, namespace, now).await?,
+        (None, None) => prometheus::looks(&args.kept, &spec, namespace, now).await?,
     };
     let accepted = args.max_false_aborts.unwrap_or(0.05);
     let mut report = verdict::judge(&spec, &looks, 1.0 / accepted, args.tolerate.unwrap_or(1.25))?;
@@ -152,7 +158,7 @@ async fn judge(args: &Args, namespace: &str, stdin: &mut dyn std::io::Read, now:
 fn spec(args: &Args) -> Result<AnalysisRunSpec, Error> {
     let mut metric = match args.file {
         Some(_) => json!({"scrape": {"ratio": {"numerator": "failures", "denominator": "requests"}}}),
-        None => prometheus::metric(&args.kept)?,
+        None => prometheus::metric(&args.kept, args.dumps.is_some())?,
     };
     metric["name"] = json!("canary");
     metric["compare"] = json!({"tolerate": args.tolerate, "maxFalseAborts": args.max_false_aborts, "method": args.method});
@@ -172,7 +178,9 @@ fn spec(args: &Args) -> Result<AnalysisRunSpec, Error> {
     let mut spec: AnalysisRunSpec = serde_json::from_value(json!({"rollout": "recorded", "canaryHash": "canary", "stableHash": "stable",
         "service": "stable", "canaryService": "canary", "metrics": []}))
     .map_err(|error| Error::Pointless(error.to_string()))?;
-    args.kept.fill(&mut spec);
+    if args.file.is_none() {
+        args.kept.fill(&mut spec);
+    }
     spec.prove = args.prove.into_iter().collect();
     let fields = analysis::validate_metric(&metric, &analysis::Defaults { prometheus_address: true, without_traffic: false }, None);
     spec.metrics = vec![metric];
@@ -188,9 +196,9 @@ fn spec(args: &Args) -> Result<AnalysisRunSpec, Error> {
 /// The flag that sets a field.
 fn flag(field: &str) -> &str {
     match field {
-        "prometheus.counters.numerator" => "--failures",
-        "prometheus.counters.denominator" => "--requests",
-        "prometheus.counters" => "--failures, --requests",
+        "prometheus.counters.numerator" | "scrape.ratio.numerator" => "--failures",
+        "prometheus.counters.denominator" | "scrape.ratio.denominator" => "--requests",
+        "prometheus.counters" | "scrape.ratio" => "--failures, --requests",
         "min" | "max" => "--ceiling",
         other => other,
     }

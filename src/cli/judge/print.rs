@@ -28,7 +28,7 @@ pub fn lines(report: &Report, style: &Style, width: usize) -> Vec<String> {
         let needed = format!("odds against chance that the canary fails more than {} times as often as stable:", percent(report.tolerate));
         lines.extend([String::new(), needed]);
         lines.extend(picture::plot(report, width));
-        lines.push(axis(report, style, width));
+        lines.push(axis(report, style));
     }
     lines.extend(report.rule.iter().map(|rule| rule_in_words(rule, report, style)));
     lines.extend(report.notes.iter().map(|note| format!("{} {note}", style.mark(Tone::Plain))));
@@ -36,7 +36,7 @@ pub fn lines(report: &Report, style: &Style, width: usize) -> Vec<String> {
 }
 
 /// The first and the last moment, below the picture.
-fn axis(report: &Report, style: &Style, _: usize) -> String {
+fn axis(report: &Report, style: &Style) -> String {
     let (Some(first), Some(last)) = (report.intervals.first(), report.intervals.last()) else { return String::new() };
     format!("{:>12}{} to {}", "", style.moment(first.since, first.since), style.moment(last.until, first.since))
 }

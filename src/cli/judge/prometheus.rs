@@ -29,22 +29,22 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub interval: Option<Span>,
     /// What is counted: contour/success-rate, contour/latency, pods/success-rate or pods/latency
-    #[arg(long, requires = "prometheus", conflicts_with_all = ["failures", "requests"])]
+    #[arg(long, conflicts_with_all = ["file", "failures", "requests"])]
     pub preset: Option<String>,
     /// The counters of what fails: a selector without rate(), such as hits{pod=~".+-{{canary.hash}}-.+",code=~"5.."}
-    #[arg(long, value_name = "SELECTOR", requires = "prometheus", requires = "requests")]
+    #[arg(long, value_name = "SELECTOR", conflicts_with = "file", requires = "requests")]
     pub failures: Option<String>,
     /// The counters of all requests: a selector
     #[arg(long, value_name = "SELECTOR", requires = "failures")]
     pub requests: Option<String>,
     /// Hash of the canary's pods: {{canary.hash}}
-    #[arg(long, value_name = "HASH", requires = "prometheus")]
+    #[arg(long, value_name = "HASH", conflicts_with = "file")]
     pub canary: Option<String>,
     /// Hash of stable's pods, which stands for {{canary.hash}} where stable is counted
-    #[arg(long, value_name = "HASH", requires = "prometheus")]
+    #[arg(long, value_name = "HASH", conflicts_with = "file")]
     pub stable: Option<String>,
     /// The app's Service, which stands for {{canary.service}} where stable is counted
-    #[arg(long, value_name = "SERVICE", requires = "prometheus")]
+    #[arg(long, value_name = "SERVICE", conflicts_with = "file")]
     pub service: Option<String>,
     /// The canary's Service: {{canary.service}} [default: SERVICE-canary]
     #[arg(long, value_name = "SERVICE", requires = "service")]
@@ -76,9 +76,6 @@ impl Moment {
 impl Args {
     /// Whom the queries are about.
     pub fn fill(&self, spec: &mut AnalysisRunSpec) {
-        if self.prometheus.is_none() {
-            return;
-        }
         spec.service.clone_from(&self.service);
         let canary = || self.service.as_ref().map(|service| format!("{service}-canary"));
         spec.canary_service = self.canary_service.clone().or_else(canary);
@@ -87,12 +84,18 @@ impl Args {
     }
 }
 
-/// The metric that is asked for.
-pub fn metric(args: &Args) -> Result<Value, Error> {
+/// The metric that is asked for. `texts`: of texts as they were exposed, else of what Prometheus has kept.
+pub fn metric(args: &Args, texts: bool) -> Result<Value, Error> {
     let mut metric = match (&args.preset, &args.failures, &args.requests) {
+        (Some(preset), ..) if texts && preset.starts_with("pods/") => {
+            let told = "of texts by themselves nobody can tell whose pod they are: give --failures and --requests, with a label that tells the versions";
+            return Err(Error::Pointless(format!("--preset {preset}: {told}")));
+        }
+        (Some(preset), ..) if texts => json!({"preset": preset, "scrape": {"url": "http://texts"}}),
         (Some(preset), ..) => json!({"preset": preset}),
         (None, Some(numerator), Some(denominator)) => {
-            json!({"prometheus": {"counters": {"numerator": numerator, "denominator": denominator}}})
+            let ratio = json!({"numerator": numerator, "denominator": denominator});
+            if texts { json!({"scrape": {"url": "http://texts", "ratio": ratio}}) } else { json!({"prometheus": {"counters": ratio}}) }
         }
         _ => return Err(Error::Pointless("say what is counted: --preset, or --failures and --requests".to_owned())),
     };

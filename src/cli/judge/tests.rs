@@ -195,6 +195,8 @@ async fn parameters_without_a_meaning_are_refused() {
     for (words, told) in [
         ("", "required"),
         ("--file a --prometheus http://b --from 1h", "cannot be used with"),
+        ("--file a --dumps b", "cannot be used with"),
+        ("--file a --preset contour/success-rate", "cannot be used with"),
         ("--prometheus http://b", "--from"),
         ("--per-row", "--file"),
         ("--file - --tolerate 0.5", "0.5 is not a number from 1 to 1000"),
@@ -275,4 +277,75 @@ async fn prometheus_is_asked_once_for_each_counter_and_judged_look_by_look() {
 async fn a_prometheus_that_is_not_there_is_told() {
     let error = report("--prometheus http://127.0.0.1:1 --from 10m --preset contour/success-rate --service api", "").await.unwrap_err();
     assert!(error.contains("asked was: envoy_cluster_upstream_rq_xx{envoy_cluster_name=~\"shop_api-canary_"), "{error}");
+}
+
+/// A directory with these files, which is removed when this is dropped.
+struct Directory(std::path::PathBuf);
+
+impl Directory {
+    fn new(name: &str, files: impl IntoIterator<Item = (String, String)>) -> Self {
+        let path = std::env::temp_dir().join(format!("sluice-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        files.into_iter().for_each(|(file, text)| std::fs::write(path.join(file), text).unwrap());
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// What Envoy exposes of both versions at the n-th look.
+fn envoy(n: u64) -> String {
+    let series = |service: &str, class: u64, count: u64| {
+        format!("envoy_cluster_upstream_rq_xx{{envoy_response_code_class=\"{class}\",envoy_cluster_name=\"shop_{service}_80\"}} {count}\n")
+    };
+    ["# TYPE envoy_cluster_upstream_rq_xx counter\n".to_owned(), series("api", 2, 891 * n), series("api", 5, 9 * n)].concat()
+        + &series("api-canary", 2, 96 * n)
+        + &series("api-canary", 5, 4 * n)
+}
+
+#[tokio::test]
+async fn texts_as_they_were_exposed_are_judged_too() {
+    let file = |n: u64| (format!("2026-03-01T12:{:02}:{:02}Z.txt", n / 6, n % 6 * 10), envoy(n));
+    let directory = Directory::new("dumps", (0..12).map(file));
+    let of_preset = format!("--dumps {} --preset contour/success-rate --service api", directory.0.display());
+    assert_eq!(report(&of_preset, "").await.unwrap().message, FOUR_TIMES);
+    let selector = "envoy_cluster_upstream_rq_xx{envoy_cluster_name=\"shop_{{canary.service}}_80\"";
+    let own = format!(
+        "--dumps {} --failures {selector},envoy_response_code_class=\"5\"}} --requests {selector}}} --service api",
+        directory.0.display()
+    );
+    assert_eq!(report(&own, "").await.unwrap().message, FOUR_TIMES);
+    let pods = format!("--dumps {} --preset pods/success-rate --canary a --stable b", directory.0.display());
+    assert!(report(&pods, "").await.unwrap_err().contains("nobody can tell whose pod they are"));
+}
+
+#[tokio::test]
+async fn of_several_processes_each_counts_by_itself() {
+    // The second Envoy begins anew in the middle, and a third one comes.
+    let file = |n: u64, process: &str, counted: u64| (format!("{}_{process}.txt", 1_772_366_400 + n * 10), envoy(counted));
+    let two = (0..12).flat_map(|n| [file(n, "a", n), file(n, "b", if n < 6 { n } else { n - 5 })]);
+    let directory = Directory::new("processes", two.chain([file(9, "c", 1000)]));
+    let words = format!("--dumps {} --preset contour/success-rate --service api --max-false-aborts 0.0000001", directory.0.display());
+    let intervals = report(&words, "").await.unwrap().intervals;
+    assert!(intervals.iter().all(|step| step.canary.as_ref().unwrap().requests == 200), "{intervals:#?}");
+}
+
+#[tokio::test]
+async fn texts_that_say_nothing_are_refused() {
+    for (name, files, told) in [
+        ("one", vec![("1772366400.txt", envoy(1))], "it holds texts of 1 moments, but a comparison needs two at least"),
+        ("named", vec![("first.txt", envoy(1))], "first.txt: a file is named by its moment"),
+        ("text", vec![("1772366400.txt", "a b c".to_owned())], "1772366400.txt: line 1: "),
+    ] {
+        let directory = Directory::new(name, files.into_iter().map(|(file, text)| (file.to_owned(), text)));
+        let error =
+            report(&format!("--dumps {} --preset contour/success-rate --service api", directory.0.display()), "").await.unwrap_err();
+        assert!(error.contains(told), "{error}");
+    }
+    let error = report("--dumps /nonexistent --preset contour/success-rate --service api", "").await.unwrap_err();
+    assert!(error.starts_with("/nonexistent: cannot be read: "), "{error}");
 }

@@ -61,7 +61,7 @@ pub struct Args {
     /// The same of the bad version [default: as stable]
     #[arg(long, value_name = "TIME", value_parser = latency)]
     pub canary_latency: Option<Span>,
-    /// Pods that serve [default: what the Rollout or its Deployment says, else 10]
+    /// Pods that serve [default: what the Rollout or its Deployment says, else 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=50))]
     pub pods: Option<i32>,
     /// Time that a pod takes until it is ready

@@ -18,7 +18,7 @@ use crate::{
 pub const NAMESPACE: &str = "default";
 /// More pods change nothing about weights, and take their time.
 const MOST_PODS: i32 = 50;
-const PODS: i32 = 10;
+const PODS: i32 = 5;
 /// In virtual time: for the app to stand, and for it to be taken over.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(2);
 
