@@ -136,11 +136,11 @@ fn values(argument: &clap::Arg, named: String) -> Candidates {
         "name" if argument.is_positional() => Thing::Rollouts,
         "deployment" => Thing::Deployments,
         "namespace" => Thing::Namespaces,
-        "service" => Thing::Services,
+        "service" | "canary_service" => Thing::Services,
         "routes" => Thing::Routes,
         "to_revision" | "for_revision" => Thing::Revisions(named),
         "images" => Thing::Containers(named),
-        "files" | "kubeconfig" => return Candidates::Files,
+        "files" | "file" | "dumps" | "kubeconfig" => return Candidates::Files,
         _ => return Candidates::Words(argument.get_possible_values().iter().map(|value| value.get_name().into()).collect()),
     })
 }
@@ -245,6 +245,12 @@ mod tests {
             assert_eq!(offered(words), Candidates::InCluster(thing), "{words:?}");
         }
         assert_eq!(offered(&["lint", "--online", "-f", "roll"]), Candidates::Files);
+        for words in [&["judge", "--file", ""][..], &["judge", "--dumps", "d"], &["simulate", "api", "-f", ""]] {
+            assert_eq!(offered(words), Candidates::Files, "{words:?}");
+        }
+        assert_eq!(offered(&["simulate", ""]), Candidates::Words(vec![]), "the Rollout is one of the files, not of the cluster");
+        let Candidates::Words(presets) = offered(&["judge", "--preset", ""]) else { panic!() };
+        assert_eq!(presets, ["contour/success-rate", "contour/latency", "pods/success-rate", "pods/latency"]);
         assert_eq!(offered(&["set", ""]), Candidates::Words(vec!["image".into()]));
         assert_eq!(offered(&["history", "api", "-o", ""]), Candidates::Words(["json", "yaml", "wide"].map(String::from).to_vec()));
         assert_eq!(offered(&["abort", "api", "--reason", ""]), Candidates::Words(vec![]));

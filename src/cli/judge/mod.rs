@@ -21,7 +21,7 @@ use super::{
     share,
 };
 use crate::{
-    api::{AnalysisRunSpec, Metric, analysis::Method, quantity::Span},
+    api::{AnalysisRunSpec, Metric, quantity::Span},
     core::{
         analysis,
         judge::compare::{ErrorBudget, Ratio},
@@ -50,8 +50,8 @@ pub struct Args {
     #[arg(long, value_name = "SHARE", value_parser = risk)]
     pub max_false_aborts: Option<f64>,
     /// How evidence is gathered [default: SharedBetting]
-    #[arg(long, value_parser = method)]
-    pub method: Option<Method>,
+    #[arg(long, value_parser = METHODS)]
+    pub method: Option<String>,
     /// The canary's share of failures may not be above this in any interval, whatever stable does: 5%
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub ceiling: Option<f64>,
@@ -75,6 +75,9 @@ pub struct Args {
     pub output: Option<Form>,
 }
 
+/// As their names are written in a metric.
+const METHODS: [&str; 2] = ["SharedBetting", "IndependentFailures"];
+
 /// In which form the output is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
@@ -94,10 +97,6 @@ fn ratio(text: &str) -> Result<f64, String> {
 fn risk(text: &str) -> Result<f64, String> {
     let share = share(text)?;
     ErrorBudget::parse(share).map(|_| share).map_err(|error| error.to_string())
-}
-
-fn method(text: &str) -> Result<Method, String> {
-    serde_json::from_value(json!(text)).map_err(|_| format!("{text:?} is neither SharedBetting nor IndependentFailures"))
 }
 
 fn window(text: &str) -> Result<Span, String> {

@@ -11,6 +11,8 @@ use crate::{
     metrics::{Allow, MeasureRequest, PodTarget, Providers, SecretData, Settings, Sources},
 };
 
+/// As their names are written in a metric.
+const PRESETS: [&str; 4] = ["contour/success-rate", "contour/latency", "pods/success-rate", "pods/latency"];
 /// Intervals of one answer.
 const MOST_INTERVALS: i64 = 5000;
 
@@ -28,8 +30,8 @@ pub struct Args {
     /// Time between two looks
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub interval: Option<Span>,
-    /// What is counted: contour/success-rate, contour/latency, pods/success-rate or pods/latency
-    #[arg(long, conflicts_with_all = ["file", "failures", "requests"])]
+    /// What is counted
+    #[arg(long, conflicts_with_all = ["file", "failures", "requests"], value_parser = PRESETS)]
     pub preset: Option<String>,
     /// The counters of what fails: a selector without rate(), such as hits{pod=~".+-{{canary.hash}}-.+",code=~"5.."}
     #[arg(long, value_name = "SELECTOR", conflicts_with = "file", requires = "requests")]

@@ -205,7 +205,7 @@ async fn parameters_without_a_meaning_are_refused() {
         ("--file - --max-false-aborts 1", "1 is not a share above 0 and below 1"),
         ("--file - --max-false-aborts 2", "is not a share from 0 to 1"),
         ("--file - --prove 0.5", "is not a number from 1 to 1000"),
-        ("--file - --method Wald", "is neither SharedBetting nor IndependentFailures"),
+        ("--file - --method Wald", "[possible values: SharedBetting, IndependentFailures]"),
         ("--file - --rule-window 0s", "a window has some length"),
         ("--file - --rule-failures 0", "0 is not in 1..=1000"),
         ("--file /nonexistent/counts.csv", "cannot read /nonexistent/counts.csv"),
@@ -218,7 +218,10 @@ async fn parameters_without_a_meaning_are_refused() {
             "the versions are told by the hashes of their pods: give --canary and --stable",
         ),
         (&format!("{asked} --preset contour/latency --service api --ceiling 5%"), "--ceiling is a share of failures"),
-        (&format!("{asked} --preset nginx --service api"), "unknown variant `nginx`"),
+        (
+            &format!("{asked} --preset nginx --service api"),
+            "[possible values: contour/success-rate, contour/latency, pods/success-rate, pods/latency]",
+        ),
         (&format!("{asked} --failures a --requests b"), "--failures, --requests: compare counts stable by the same selectors"),
         (
             &format!(
