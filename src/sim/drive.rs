@@ -372,14 +372,7 @@ impl Drive {
             status if run.spec.terminate => analysis::cancel(status.clone(), self.now),
             status => {
                 let now = self.now;
-                let measured = |index: usize| {
-                    let metric = &run.spec.metrics[index];
-                    let measured = match &mut self.audience {
-                        Some(audience) => audience.clients.measured(&run.spec, status, metric, now),
-                        None => self.measured(namespace, &run.spec, status, metric),
-                    };
-                    (index, measured)
-                };
+                let measured = |index: usize| (index, self.measured(namespace, &run.spec, status, &run.spec.metrics[index]));
                 let due = analysis::due(&run.spec, status, now).into_iter().map(measured).collect();
                 analysis::record(&run.spec, status.clone(), due, now)
             }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// As their names are written in a metric.
-const PRESETS: [&str; 4] = ["contour/success-rate", "contour/latency", "pods/success-rate", "pods/latency"];
+pub const PRESETS: [&str; 4] = ["contour/success-rate", "contour/latency", "pods/success-rate", "pods/latency"];
 /// Intervals of one answer.
 const MOST_INTERVALS: i64 = 5000;
 

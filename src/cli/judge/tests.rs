@@ -352,3 +352,15 @@ async fn texts_that_say_nothing_are_refused() {
     let error = report("--dumps /nonexistent --preset contour/success-rate --service api", "").await.unwrap_err();
     assert!(error.starts_with("/nonexistent: cannot be read: "), "{error}");
 }
+
+#[test]
+fn presets_and_methods_are_those_of_a_metric() {
+    for name in prometheus::PRESETS {
+        let preset = serde_json::from_value(json!(name)).unwrap();
+        assert_eq!(crate::core::presets::name(preset), name);
+    }
+    for name in METHODS {
+        let method: crate::api::analysis::Method = serde_json::from_value(json!(name)).unwrap();
+        assert_eq!(json!(method), name);
+    }
+}

@@ -139,8 +139,11 @@ fn simulate(
     }
     let rollout = choose(&documents, args.rollout.as_deref())?;
     let ready_after = args.pods_ready_after.get();
-    let world = World::new(&world::Plan { rollout, documents: &documents, pods: args.pods, ready_after })?;
+    let mut world = World::new(&world::Plan { rollout, documents: &documents, pods: args.pods, ready_after })?;
     let metrics = metrics::metrics(&world, &args.assume.iter().cloned().collect::<BTreeMap<_, _>>())?;
+    if metrics.answers.is_empty() {
+        world.notes.push("no metric judges it: every version whose pods become ready is promoted".to_owned());
+    }
     let stable = Quality { error_rate: args.error_rate, latency: milliseconds(args.latency.get()) };
     let latency = args.canary_latency.as_ref().map_or(stable.latency, |latency| milliseconds(latency.get()));
     let bad = Quality { error_rate: args.canary_error_rate.unwrap_or(args.error_rate), latency };

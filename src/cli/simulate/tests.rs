@@ -142,7 +142,8 @@ fn rollouts_without_traffic_and_with_a_template_of_their_own_are_simulated_too()
 fn connections_are_simulated_as_requests() {
     let manifest = manifest(&short(), &Value::Null).replace("HTTPRoute", "TCPRoute");
     let report = report(&manifest, "--runs 1");
-    assert_eq!(report["notes"], json!(["TCPRoute api is simulated as an HTTPRoute: each request as a connection"]));
+    let unjudged = "no metric judges it: every version whose pods become ready is promoted";
+    assert_eq!(report["notes"], json!(["TCPRoute api is simulated as an HTTPRoute: each request as a connection", unjudged]));
     assert_eq!(runs(&report, 0, "promoted"), 1);
 }
 

@@ -1,5 +1,5 @@
-//! What the metrics of the simulated cluster say: 100 requests a second, shared as the Rollout has observed it, of which each image fails
-//! its share.
+//! What the metrics of the simulated cluster say where no audience is counted: 100 requests a second, shared as the Rollout has observed
+//! it, of which each image fails its share.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -29,7 +29,10 @@ pub enum Answers {
 
 impl Drive {
     /// What a metric says now.
-    pub(super) fn measured(&self, namespace: &str, spec: &AnalysisRunSpec, status: &AnalysisRunStatus, metric: &Metric) -> Measured {
+    pub(super) fn measured(&mut self, namespace: &str, spec: &AnalysisRunSpec, status: &AnalysisRunStatus, metric: &Metric) -> Measured {
+        if let Some(audience) = &mut self.audience {
+            return audience.clients.measured(spec, status, metric, self.now);
+        }
         let nothing = Measured { queries: vec![], result: Ok(None), since: None, reading: None, look: None };
         if self.answers == Answers::Partial {
             let warning = ErrorKind::Partial.error("the answer is not complete, Prometheus warns: a store is gone");
