@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::world::World;
 use crate::{
+    api::run::Arm,
     cli::error::Error,
     sim::{
         clients::{Clients, Plan, Tally},
@@ -34,7 +35,8 @@ pub struct Course {
     pub why: String,
     /// The step that it was at before its end, such as `2/6`.
     pub step: Option<String>,
-    pub canary: Tally,
+    /// What the new version was asked, and how often it failed.
+    pub canary: Arm,
     /// For how long as much as all traffic went to the new version.
     pub exposure: SignedDuration,
 }
@@ -64,7 +66,8 @@ impl Runs<'_> {
         let now = world.drive.now;
         let audience = world.drive.audience.as_mut().map(|audience| {
             audience.clients.flow(audience.clients.shares(), now);
-            (audience.clients.tallies().canary, audience.clients.exposure())
+            let Tally { requests, failures, .. } = audience.clients.tallies().canary;
+            (Arm { requests, failures }, audience.clients.exposure())
         });
         let (canary, exposure) = audience.unwrap_or_default();
         Ok(Course { end, after, why, step, canary, exposure })

@@ -1,8 +1,8 @@
 use clap::Parser as _;
 use serde_json::{Value, json};
 
-use super::*;
-use crate::cli::fixtures;
+use super::{course::End, *};
+use crate::{api::run::Arm, cli::fixtures};
 
 const ROLLOUT: &str = include_str!("../../../examples/rollout.yaml");
 const COMPARE: &str = include_str!("../../../examples/rollout-compare.yaml");
@@ -56,13 +56,52 @@ fn runs(report: &Value, version: usize, outcome: &str) -> u64 {
     report["versions"][version][outcome]["runs"].as_u64().unwrap()
 }
 
+/// So many rollouts that came out alike, each a second later than the one before.
+fn courses(runs: i64, end: End, seconds: i64, why: &str, step: &str) -> Vec<Course> {
+    let course = |run: i64| Course {
+        end,
+        after: SignedDuration::from_secs(seconds + run),
+        why: why.replace('N', &run.to_string()),
+        step: Some(step.to_owned()),
+        canary: Arm { requests: 500, failures: 10 },
+        exposure: SignedDuration::from_millis(3100 + run),
+    };
+    (0..runs).map(course).collect()
+}
+
 #[test]
 fn what_people_see() {
-    let (text, notes) = said(ROLLOUT, "--error-rate 0.1% --canary-error-rate 10% --canary-latency 120ms --runs 5").unwrap();
-    assert_eq!(notes, "");
-    insta::assert_snapshot!("simulate", text);
-    let (text, _) = said(COMPARE, "--canary-error-rate 10% --runs 3 -o yaml").unwrap();
-    insta::assert_snapshot!("simulate_yaml", text);
+    let limit = "success-rate: 9N % is below the minimum of 99 %";
+    let good = [courses(197, End::Promoted, 200, "", "6/6"), courses(3, End::Aborted, 40, limit, "2/6")].concat();
+    let bad = [
+        courses(20, End::Promoted, 200, "", "6/6"),
+        courses(150, End::Aborted, 40, limit, "2/6"),
+        courses(10, End::Aborted, 70, "latency: N00 ms is above the maximum of 250 ms", "4/6"),
+        courses(15, End::Waiting, 300, "paused: waits until someone promotes it", "5/6"),
+        courses(5, End::Going, 3600, "waits for evidence at the present weight", "1/6"),
+    ]
+    .concat();
+    let answer = |metric: &str, step, answers: &str| metrics::Answer { metric: metric.into(), step, answers: answers.into() };
+    let report = Report {
+        rollout: "api".into(),
+        runs: 200,
+        seed: 1,
+        requests_per_second: 100.0,
+        pods: 5,
+        pods_ready_after_seconds: 5.0,
+        limit_seconds: 3600.0,
+        metrics: vec![
+            answer("success-rate", None, "the share of requests that succeed in percent"),
+            answer("latency", Some(3), "the latency that 99 % of the requests stay below"),
+        ],
+        notes: vec!["60 pods are simulated as 50".into()],
+        versions: vec![
+            Version::new("as good as stable", true, (0.005, 80.0), &good),
+            Version::new("the bad version", false, (0.02, 120.0), &bad),
+        ],
+    };
+    insta::assert_snapshot!("simulate", print::lines(&report, &fixtures::plain()).join("\n"));
+    insta::assert_snapshot!("simulate_yaml", serde_yaml_ng::to_string(&report).unwrap());
 }
 
 #[test]
@@ -87,6 +126,12 @@ fn a_bad_version_is_taken_back_and_a_good_one_is_promoted() {
     assert!(bad["aborted"]["reasons"][0]["example"].as_str().unwrap().starts_with("success-rate: "), "{bad:#}");
     let promoted = report["versions"][0]["promoted"]["seconds"]["median"].as_f64().unwrap();
     assert!((180.0..230.0).contains(&promoted), "three pauses of a minute: {promoted}");
+}
+
+#[test]
+fn a_version_that_fails_more_often_than_stable_is_taken_back_by_the_comparison() {
+    let report = report(COMPARE, "--canary-error-rate 10% --runs 2");
+    assert_eq!((runs(&report, 0, "promoted"), runs(&report, 1, "aborted")), (2, 2), "{report:#}");
 }
 
 #[test]
