@@ -511,11 +511,13 @@ fn raised(rollout: &Value, before: &Value, after: &Value) -> Option<f64> {
     (is > was + 1e-9 || canary_rules(rollout, after).iter().any(is_new)).then_some(is)
 }
 
+/// By every parent that it has and that reports; one that reports no generations cannot be waited for.
 fn is_accepted(route: &Value) -> bool {
-    let parents = route["status"]["parents"].as_array().into_iter().flatten();
-    let mut conditions =
-        parents.flat_map(|parent| parent["conditions"].as_array().into_iter().flatten()).filter(|c| c["type"] == "Accepted");
-    conditions.all(|c| c["status"] == "True" && c["observedGeneration"] == route["metadata"]["generation"])
+    let has = |parent: &&Value| route["spec"]["parentRefs"].as_array().is_some_and(|all| all.contains(&parent["parentRef"]));
+    let parents = route["status"]["parents"].as_array().into_iter().flatten().filter(has);
+    let conditions = parents.flat_map(|parent| parent["conditions"].as_array().into_iter().flatten());
+    let mut reports = conditions.filter(|c| c["type"] == "Accepted" && !c["observedGeneration"].is_null());
+    reports.all(|c| c["status"] == "True" && c["observedGeneration"] == route["metadata"]["generation"])
 }
 
 /// Labels or annotations that are neither ours nor Flux's mark.

@@ -6,6 +6,7 @@ mod compare;
 mod headers;
 mod messages;
 mod missing;
+mod parents;
 mod plan;
 mod repair;
 mod restart;
