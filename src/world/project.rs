@@ -261,7 +261,8 @@ pub fn replica_set(object: &DynamicObject) -> ReplicaSetEntry {
     ReplicaSetEntry {
         owner_uids: object.metadata.owner_references.iter().flatten().map(|o| o.uid.clone()).collect(),
         controller: controller.map(|o| (o.kind.clone(), o.name.clone(), o.uid.clone())),
-        hash: meta.labels.get(keys::POD_TEMPLATE_HASH).cloned().unwrap_or_default(),
+        // Its selector never changes; the label in its metadata may be taken off.
+        hash: strings(data, "/spec/selector/matchLabels").remove(keys::POD_TEMPLATE_HASH).unwrap_or_default(),
         digest: revision::digest(&template),
         images: list(&template, "/spec/containers").filter_map(|c| Some(text(c, "image")?.to_owned())).collect(),
         created_at: created(&object.metadata),
