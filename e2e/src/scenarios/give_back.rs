@@ -24,11 +24,10 @@ pub async fn run(test: &Test) -> Result<()> {
         after_an_abort(test).await
     };
     let midway = async {
-        namespace(test).await?;
         in_the_middle(test).await?;
         with_its_deployment(test).await
     };
-    futures::try_join!(policies, restored(test), midway).map(drop)
+    futures::try_join!(policies, restored(test), namespace(test), midway).map(drop)
 }
 
 async fn taken_over(test: &Test, space: &Space, name: &str) -> Result<App> {
