@@ -181,7 +181,7 @@ impl Gateway {
         if at > now {
             return Some(at);
         }
-        self.unaccepted.retain(|(kind, route, _), _| (&*kind, &*route) != (&waits.0, &waits.1));
+        self.unaccepted.retain(|(kind, route, _), _| (kind, route) != (&waits.0, &waits.1));
         let controller = self.controller_name.clone();
         let entries = parents.iter().map(|p| self.report(route, p, generation, missing.as_deref(), now));
         let entries: Vec<Value> = entries.collect();
