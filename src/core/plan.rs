@@ -1,12 +1,15 @@
 //! What to do: one pure function of what is observed and the time.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::{
     analysis::Defaults,
     draft::{Draft, Flow, Pending, Waiting, wait},
     observed::{Observed, Owner, WorkloadView},
-    patch::{self, Action, Guarded, Kind, Write},
+    patch::{self, Action, Guarded, Kind, Write, label},
     report, revision,
     revision::Resolved,
     spec::{self, Invalid, Spec, invalid},
@@ -214,7 +217,9 @@ impl<'a> Draft<'a> {
             self.act(patch::create(Kind::ControllerRevision, revision::anchor(self.obs), format!("make the anchor {}", rollout.meta.name)));
             return wait(Waiting::Progress, "begins to look after this Rollout");
         }
-        self.adopt_orphans()
+        self.adopt_orphans()?;
+        self.put_labels_back();
+        Ok(())
     }
 
     /// ReplicaSets of ours that have lost their owners (a restored backup) are taken back, with the marks that they carry.
@@ -230,6 +235,23 @@ impl<'a> Draft<'a> {
         match orphans.is_empty() {
             true => Ok(()),
             false => wait(Waiting::Progress, "takes back ReplicaSets that have lost their owners"),
+        }
+    }
+
+    /// People and the plugin find the ReplicaSets by their labels.
+    fn put_labels_back(&mut self) {
+        let obs = self.obs;
+        for rs in obs.revisions().filter(|rs| !rs.meta.deleting) {
+            let wanted = [(keys::ROLLOUT, &obs.rollout.meta.name), (keys::POD_TEMPLATE_HASH, &rs.hash)];
+            let lost = wanted.into_iter().filter(|(key, value)| rs.meta.labels.get(*key) != Some(value));
+            let lost: BTreeMap<&str, &String> = lost.collect();
+            let patch = Guarded::new(Kind::ReplicaSet, &rs.meta);
+            let patch = match rs.meta.labels.is_empty() {
+                _ if lost.is_empty() => continue,
+                true => patch.unchanged().add("/metadata/labels", json!(lost)),
+                false => lost.into_iter().fold(patch, |patch, (key, value)| patch.add(label(key), value.clone())),
+            };
+            self.act(patch.kept_fenced(format!("put the labels of ReplicaSet {} back", rs.meta.name)));
         }
     }
 
@@ -388,7 +410,7 @@ impl<'a> Draft<'a> {
     fn drop_finalizer(&mut self) {
         let rollout = &self.obs.rollout;
         let finalizers: Vec<&String> = rollout.finalizers.iter().filter(|f| *f != keys::FINALIZER).collect();
-        let patch = Guarded::new(Kind::Rollout, &rollout.meta).unchanged().add("/metadata/finalizers", serde_json::json!(finalizers));
+        let patch = Guarded::new(Kind::Rollout, &rollout.meta).unchanged().add("/metadata/finalizers", json!(finalizers));
         self.act(patch.unfenced("take our finalizer off"));
     }
 }

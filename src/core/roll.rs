@@ -47,12 +47,14 @@ impl Draft<'_> {
         self.advance(stable, canary, index)
     }
 
-    /// A template that is not the one in progress begins a rollout of its own.
+    /// A template that is not the one in progress begins a rollout of its own; also where it had just been promoted, and somebody has deleted
+    /// its ReplicaSet.
     pub fn begin(&mut self, stable: &str, canary: &str) {
-        if self.status.canary.as_ref().is_some_and(|c| c.revision == canary) {
+        let in_progress = self.status.current_step.is_some();
+        if in_progress && self.status.canary.as_ref().is_some_and(|c| c.revision == canary) {
             return;
         }
-        let superseded = self.status.canary.as_ref().filter(|c| c.revision != stable && !self.is_rejected(&c.revision));
+        let superseded = self.status.canary.as_ref().filter(|c| in_progress && c.revision != stable && !self.is_rejected(&c.revision));
         let began_with = superseded.map(|c| c.stable_replicas); // what that has of the traffic comes back to stable first
         if began_with.is_some() {
             self.remember(RolloutOutcome::Superseded, format!("revision {canary} came before it had ended"));

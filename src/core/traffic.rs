@@ -234,6 +234,7 @@ impl Draft<'_> {
             }
             Some(hash) if hash != stable => {
                 // All traffic is on the canary Service, whose pods are the new stable ones.
+                self.ensure_canary_service_is_of(stable)?;
                 let full = Portion::from(Weight::FULL);
                 if !self.routes().iter().all(|r| r.has(&full, self.spec.denominator())) {
                     self.ensure_reentered(stable)?;
@@ -254,6 +255,19 @@ impl Draft<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Where somebody has deleted the ReplicaSet that was promoted, the version before is stable again: the canary Service selects its pods
+    /// before it gets the traffic.
+    fn ensure_canary_service_is_of(&mut self, stable: &str) -> Flow {
+        let obs = self.obs;
+        let Some(service) = obs.canary_service.as_ref().filter(|service| service.pinned() != Some(stable)) else { return Ok(()) };
+        if self.is_on() {
+            self.take_all();
+        }
+        self.is_off_observed(stable).or_else(|why| wait(Waiting::Progress, why))?;
+        self.pin(service, stable);
+        self.settle(stable, Stage::Reentered, Err(format!("makes Service {} select the stable pods", service.meta.name)), 0)
     }
 
     /// Somebody has put a route back before the promotion was carried through: the new version enters at weight 0 again.

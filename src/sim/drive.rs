@@ -89,6 +89,8 @@ pub struct Drive {
     pub answers: Answers,
     /// Whose requests are drawn by chance and counted; without it 100 come each second, of which images fail exactly their share.
     pub audience: Option<Audience>,
+    /// Policies of kinds that the server does not know.
+    pub other_policies: Vec<Value>,
     /// Writes of the controller that took effect.
     pub writes: usize,
     /// The controller crashes after this many writes, before it has seen the answer.
@@ -131,6 +133,7 @@ impl Drive {
             failing: BTreeMap::new(),
             answers: Answers::default(),
             audience: None,
+            other_policies: vec![],
             writes: 0,
             crash_after: None,
             tries: 0,
@@ -351,7 +354,7 @@ impl Drive {
         if policy::question(obs) {
             let here = |policy: &&Arc<Value>| policy["metadata"]["namespace"] == *obs.rollout.namespace;
             let policies = self.api.list("backendtlspolicies.gateway.networking.k8s.io").filter(here);
-            obs.policies = Some(policies.map(|policy| (**policy).clone()).collect());
+            obs.policies = Some(policies.map(|policy| (**policy).clone()).chain(self.other_policies.clone()).collect());
         }
         let Some(question) = revision::question(obs) else { return };
         let mut request = request(&obs.rollout.namespace, &Write::Create { kind: Kind::ReplicaSet, body: question });

@@ -18,7 +18,12 @@ use super::{
 use crate::api::keys;
 
 const ROLLOUTS: &str = "rollouts.sluice.dev";
-const ROUTES: &str = "httproutes.gateway.networking.k8s.io";
+const ROUTES: [&str; 4] = [
+    "httproutes.gateway.networking.k8s.io",
+    "grpcroutes.gateway.networking.k8s.io",
+    "tlsroutes.gateway.networking.k8s.io",
+    "tcproutes.gateway.networking.k8s.io",
+];
 const SETS: &str = "replicasets.apps";
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 
@@ -46,7 +51,7 @@ impl Promises {
         let ours = event.actor.as_ref() == crate::core::patch::MANAGER;
         let mut found: Vec<Result<(), String>> = vec![];
         match (&*event.kind, event.change) {
-            (ROUTES, Change::Modified) if ours => {
+            (kind, Change::Modified) if ours && ROUTES.contains(&kind) => {
                 found.push(s1_no_write_gives_an_unready_or_unjudged_revision_more_traffic(&world, before, after));
                 found.push(s3_abort_is_absorbing(&world, before, after));
                 found.push(s9_only_what_is_ours_of_a_route(&world, before, after));
@@ -70,7 +75,7 @@ impl Promises {
             let name = text(&after["metadata"]["name"]);
             self.broken.push(format!("{} {} {name} by {}: {broken}", event.at, event.kind, event.actor));
         }
-        if matches!(&*event.kind, ROUTES | "services" | "pods") {
+        if matches!(&*event.kind, "services" | "pods") || ROUTES.contains(&&*event.kind) {
             self.follow_traffic(&world, event.at);
         }
     }
@@ -340,7 +345,8 @@ impl<'a> World<'a> {
     }
 
     fn routes(&self) -> impl Iterator<Item = &'a Value> + use<'a> {
-        self.all(ROUTES)
+        let all: Vec<&Value> = ROUTES.into_iter().flat_map(|kind| self.all(kind)).collect();
+        all.into_iter()
     }
 
     fn sets(&self) -> impl Iterator<Item = &'a Value> + use<'a> {
@@ -348,9 +354,8 @@ impl<'a> World<'a> {
     }
 
     fn routes_of(&self, rollout: &Value) -> impl Iterator<Item = &'a Value> + use<'a> {
-        let names: Vec<String> =
-            rollout["spec"]["traffic"]["routes"].as_array().into_iter().flatten().map(|r| text(&r["name"]).to_owned()).collect();
-        self.routes().filter(move |route| names.iter().any(|name| name == text(&route["metadata"]["name"])))
+        let references = rollout["spec"]["traffic"]["routes"].as_array().cloned().unwrap_or_default();
+        self.routes().filter(move |route| references.iter().any(|r| r["kind"] == route["kind"] && r["name"] == route["metadata"]["name"]))
     }
 
     fn service(&self, name: &str) -> Option<&'a Value> {
@@ -511,11 +516,13 @@ fn raised(rollout: &Value, before: &Value, after: &Value) -> Option<f64> {
     (is > was + 1e-9 || canary_rules(rollout, after).iter().any(is_new)).then_some(is)
 }
 
+/// By every parent that it has and that reports; one that reports no generations cannot be waited for.
 fn is_accepted(route: &Value) -> bool {
-    let parents = route["status"]["parents"].as_array().into_iter().flatten();
-    let mut conditions =
-        parents.flat_map(|parent| parent["conditions"].as_array().into_iter().flatten()).filter(|c| c["type"] == "Accepted");
-    conditions.all(|c| c["status"] == "True" && c["observedGeneration"] == route["metadata"]["generation"])
+    let has = |parent: &&Value| route["spec"]["parentRefs"].as_array().is_some_and(|all| all.contains(&parent["parentRef"]));
+    let parents = route["status"]["parents"].as_array().into_iter().flatten().filter(has);
+    let conditions = parents.flat_map(|parent| parent["conditions"].as_array().into_iter().flatten());
+    let mut reports = conditions.filter(|c| c["type"] == "Accepted" && !c["observedGeneration"].is_null());
+    reports.all(|c| c["status"] == "True" && c["observedGeneration"] == route["metadata"]["generation"])
 }
 
 /// Labels or annotations that are neither ours nor Flux's mark.

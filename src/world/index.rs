@@ -299,6 +299,8 @@ impl Index {
         }
         match &set.controller {
             Some((kind, owner, _)) if kind == "Deployment" => self.rollouts_by(namespace, |r| of_workload(r, owner)).cloned().collect(),
+            // An anchor has the name of its Rollout; somebody has taken the label off.
+            Some((kind, owner, _)) if kind == "ControllerRevision" => vec![owner.clone()],
             _ => vec![],
         }
     }

@@ -261,7 +261,8 @@ pub fn replica_set(object: &DynamicObject) -> ReplicaSetEntry {
     ReplicaSetEntry {
         owner_uids: object.metadata.owner_references.iter().flatten().map(|o| o.uid.clone()).collect(),
         controller: controller.map(|o| (o.kind.clone(), o.name.clone(), o.uid.clone())),
-        hash: meta.labels.get(keys::POD_TEMPLATE_HASH).cloned().unwrap_or_default(),
+        // Its selector never changes; the label in its metadata may be taken off.
+        hash: strings(data, "/spec/selector/matchLabels").remove(keys::POD_TEMPLATE_HASH).unwrap_or_default(),
         digest: revision::digest(&template),
         images: list(&template, "/spec/containers").filter_map(|c| Some(text(c, "image")?.to_owned())).collect(),
         created_at: created(&object.metadata),
@@ -332,10 +333,14 @@ pub fn endpoint_slice(object: &DynamicObject) -> SliceEntry {
 
 pub fn route(kind: RouteKind, object: &DynamicObject) -> RouteView {
     let meta = Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) };
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    // The controller of a parent that the route has left may not have taken its report back.
+    let has =
+        |reported: &&Value| list(&object.data, "/spec/parentRefs").any(|parent| names_same(parent, &reported["parentRef"], namespace));
     RouteView {
         kind,
         rules: object.data.pointer("/spec/rules").map(rules).unwrap_or_default(),
-        parents: list(&object.data, "/status/parents").map(parent).collect(),
+        parents: list(&object.data, "/status/parents").filter(has).map(parent).collect(),
         records: records(&meta),
         meta,
     }
@@ -352,6 +357,14 @@ pub fn rules(rules: &Value) -> Vec<RuleView> {
         }
     };
     rules.as_array().into_iter().flatten().map(rule).collect()
+}
+
+/// Whether two references of a route in this namespace mean the same parent, whichever of their defaults are written.
+fn names_same(one: &Value, other: &Value, namespace: &str) -> bool {
+    let defaults =
+        [("group", "gateway.networking.k8s.io"), ("kind", "Gateway"), ("namespace", namespace), ("name", ""), ("sectionName", "")];
+    let same = |(key, default): (&str, &'_ str)| text(one, key).unwrap_or(default) == text(other, key).unwrap_or(default);
+    defaults.into_iter().all(same) && one.get("port") == other.get("port")
 }
 
 fn parent(parent: &Value) -> ParentView {
@@ -424,8 +437,19 @@ mod tests {
     #[test]
     fn a_parent_is_told_by_its_kind_and_is_a_gateway_where_none_is_written() {
         let parents = json!([{"parentRef": {"name": "gw"}}, {"parentRef": {"group": "", "kind": "Service", "name": "api"}}]);
-        let object = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "shop"}, "status": {"parents": parents}});
+        let references = json!([{"name": "gw"}, {"group": "", "kind": "Service", "name": "api"}]);
+        let object = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "shop"},
+            "spec": {"parentRefs": references}, "status": {"parents": parents}});
         let view = route(RouteKind::HttpRoute, &serde_json::from_value(object).unwrap());
         assert_eq!(view.parents.iter().map(|parent| parent.name.as_str()).collect::<Vec<_>>(), ["Gateway gw", "Service api"]);
+    }
+
+    #[test]
+    fn references_mean_the_same_parent_whichever_defaults_are_written() {
+        let full = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "shop", "name": "gw"});
+        assert!(names_same(&json!({"name": "gw"}), &full, "shop"));
+        assert!(!names_same(&json!({"name": "gw"}), &full, "elsewhere"));
+        let others = [json!({"name": "other"}), json!({"name": "gw", "sectionName": "https"}), json!({"name": "gw", "port": 443})];
+        assert!(others.iter().all(|other| !names_same(other, &full, "shop")));
     }
 }

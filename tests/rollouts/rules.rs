@@ -138,3 +138,30 @@ fn a_service_with_several_ports_is_split_on_each_and_its_canary_has_them_all() {
     assert_eq!(canaries, [80, 81], "{refs:#}");
     promoted(&mut shop);
 }
+
+/// Where Git lists both Services, nothing enters: a rule may be as full as the Gateway API lets it be. `api` stands in it twice, and once
+/// without a share.
+#[test]
+fn a_full_rule_that_lists_both_services_more_than_once_rolls_and_is_synced_on_the_way() {
+    let mut shop = Shop::without_rollout();
+    let pair = |weights: (Option<u64>, Option<u64>)| [backend("api", 80, weights.0), backend("api-canary", 80, weights.1)];
+    let pairs = [pair((None, None)), pair((Some(4), Some(0))), pair((Some(0), Some(0)))];
+    let backends: Vec<Value> = pairs.into_iter().flatten().chain(neighbours(10, 62_000)).collect();
+    assert_eq!(backends.len(), 16);
+    for name in backends.iter().map(|b| b["name"].as_str().unwrap()).filter(|name| *name != "api") {
+        let app = if name == "api-canary" { "api" } else { "other" };
+        let spec = json!({"selector": {"app": app}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]});
+        shop.apply(Watched::Service, json!({"metadata": {"name": name}, "spec": spec}));
+    }
+    // Too coarse as it is: the part of `api` is 2 of 620,006.
+    roll_behind(&mut shop, json!(backends));
+    assert!(refused(&mut shop).contains("give api a larger part"));
+    let mut finer = backends;
+    finer.iter_mut().filter(|b| b["weight"] == 62_000).for_each(|b| b["weight"] = json!(62));
+    roll_behind(&mut shop, json!(finer));
+    halfway(&mut shop);
+    assert_eq!(part(&shop), 50.0);
+    shop.put_back(&[Watched::HttpRoute, Watched::Service]);
+    shop.until("the canary has its part again", |s| s.phase() == "Paused" && part(s) == 50.0);
+    promoted(&mut shop);
+}

@@ -254,6 +254,30 @@ fn an_autoscaler_on_the_deployment_holds_the_take_over_until_it_scales_the_rollo
     assert_eq!(shop.pods("app:v1"), pods, "no pod is restarted");
 }
 
+/// KEDA scales by a HorizontalPodAutoscaler of its own, which nobody has written and nobody should edit.
+#[test]
+fn a_scaled_object_of_keda_on_the_deployment_is_what_is_named() {
+    let mut shop = Shop::without_rollout();
+    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let target =
+        |kind: &str, version: &str| json!({"maxReplicas": 5, "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": "api"}});
+    let labels = json!({"scaledobject.keda.sh/name": "orders", "app.kubernetes.io/managed-by": "keda-operator"});
+    let autoscaler = json!({"metadata": {"name": "keda-hpa-orders", "labels": labels}, "spec": target("Deployment", "apps/v1")});
+    shop.send("POST", path, "keda", "application/json", autoscaler);
+    shop.rollout("api", json!({}));
+    shop.wait(60);
+    assert_eq!(
+        shop.status("api")["message"],
+        "waits until ScaledObject orders no longer scales Deployment api: let it scale this Rollout (apiVersion sluice.dev/v1alpha1, kind Rollout, name api) instead, before the Deployment is taken over"
+    );
+    assert!(shop.get(Watched::Deployment, "api")["spec"]["paused"].is_null(), "the Deployment is left alone");
+    // Its author has the ScaledObject scale the Rollout, and KEDA follows.
+    let body = json!({"spec": target("Rollout", "sluice.dev/v1alpha1")});
+    shop.send("PATCH", &format!("{path}/keda-hpa-orders"), "keda", "application/merge-patch+json", body);
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.comes_to_rest();
+}
+
 #[test]
 fn a_deployment_whose_replicas_are_in_git_is_parked_until_they_are_not() {
     let mut shop = Shop::without_rollout();

@@ -1,7 +1,8 @@
-//! The plugin steers: promote, promote --full, abort, retry, pause, resume; what is addressed to another revision or step is refused.
+//! The plugin steers: init, lint, set image, promote, promote --full, skip-step, abort, retry, pause, resume, history; what is addressed to another revision or step is refused.
 //! A new template in the middle of a rollout supersedes it; the template set back to stable returns at once.
 
 use anyhow::{Context, Result, ensure};
+use kube::api::PropagationPolicy;
 use serde_json::json;
 use sluice::api::{
     Phase, RolloutStatus,
@@ -13,7 +14,7 @@ use crate::{
     plugin::{Call, sluice},
     space::in_words,
     test::Test,
-    wait::{Seen, seconds, wait_for},
+    wait::{Seen, holds_for, seconds, wait_for, when},
 };
 
 pub async fn run(test: &Test) -> Result<()> {
@@ -22,7 +23,9 @@ pub async fn run(test: &Test) -> Result<()> {
     app.without_analysis()?;
     app.steps(json!([{"setWeight": 20}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}, {"pause": {"duration": "2s"}}]));
     app.deploy(2).await?;
+    begun_by_the_plugin(test).await?;
     app.roll().await?;
+    claimed_twice(test, &app).await?;
     sluice(&test.space, &["status", "api", "--watch=false"]).await?.expect(0, "Healthy")?;
     sluice(&test.space, &["promote", "api"]).await?.expect(1, "nothing to promote")?;
 
@@ -30,7 +33,63 @@ pub async fn run(test: &Test) -> Result<()> {
     steered(test, &mut app).await?;
     taken_back_and_tried_again(test, &mut app).await?;
     superseded_and_withdrawn(test, &mut app).await?;
+    skipped_over(test).await?;
     test.stop(load).await?.ensure_no_failures()
+}
+
+/// `init` writes a Rollout for what runs, and `lint --online` finds nothing in it.
+async fn begun_by_the_plugin(test: &Test) -> Result<()> {
+    let written = sluice(&test.space, &["init", "api"]).await?.expect(0, "service: api")?.out;
+    let file = test.cluster.logs.join("init.yaml");
+    std::fs::write(&file, written)?;
+    sluice(&test.space, &["lint", "--online", "--filename", file.to_str().context("a path")?]).await?.expect(0, "")?;
+    test.say("init has written a Rollout, and lint finds nothing in it");
+    Ok(())
+}
+
+/// Another Rollout of the same Deployment and Service, by mistake: it is told so, and nothing moves.
+async fn claimed_twice(test: &Test, app: &App) -> Result<()> {
+    let mut mistake = app.rollout.clone();
+    mistake["metadata"]["name"] = json!("mistake");
+    let (git, pods) = (test.space.in_git("api").await?, test.space.pods("app=api").await?);
+    let versions = async || -> Result<String> {
+        let mut versions = vec![];
+        for (kind, name) in [("Rollout", "api"), ("Deployment", "api"), ("Service", "api"), ("HTTPRoute", "api")] {
+            versions.push(test.space.get(kind, name).await?["metadata"]["generation"].to_string());
+        }
+        Ok(versions.join(" "))
+    };
+    let before = versions().await?;
+    test.space.apply(&mistake).await?;
+    let invalid = |status: &RolloutStatus| status.conditions.iter().any(|c| c.type_ == "InvalidSpec" && c.status == "True");
+    let status = test.space.until("mistake", "it is refused", seconds(10), invalid).await?;
+    ensure!(status.message.contains("Rollout api"), "the other one is not named: {}", status.message);
+    holds_for("nothing moves", seconds(3), async || {
+        let same = versions().await? == before && test.space.pods("app=api").await? == pods;
+        Ok(when(same, || "something was written".to_owned()))
+    })
+    .await?;
+    test.space.ensure_as_in_git("api", &git).await?;
+    test.space.remove("Rollout", "mistake", PropagationPolicy::Background).await?;
+    ensure!(versions().await? == before, "the deletion of the mistake has changed something");
+    test.say(format!("a second Rollout of the same Service is refused: {}", status.message));
+    Ok(())
+}
+
+/// A version by `set image`; a step that is skipped; what the history says in the end.
+async fn skipped_over(test: &Test) -> Result<()> {
+    sluice(&test.space, &["set", "image", "api", "app=sluice.dev/app:v5"]).await?.expect(0, "")?;
+    pauses_at(test, 1, 20.0).await?;
+    sluice(&test.space, &["skip-step", "api", "--reason", "nobody is awake"]).await?.expect(0, "done")?;
+    pauses_at(test, 3, 50.0).await?;
+    sluice(&test.space, &["promote", "api", "--full"]).await?.expect(0, "done")?;
+    test.space.until_healthy("api", "sluice.dev/app:v5", seconds(60)).await?;
+    let said = sluice(&test.space, &["history", "api"]).await?.expect(0, "customers report errors")?;
+    for outcome in ["Promoted", "Aborted", "Superseded", "Withdrawn", "sluice.dev/app:v5", "--to-revision"] {
+        ensure!(said.out.contains(outcome), "{outcome} is not in the history:\n{}", said.out);
+    }
+    test.say("set image, skip-step and history");
+    Ok(())
 }
 
 /// Waits for the pause step with this index, at its weight.

@@ -12,13 +12,16 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, PostParams, PropagationPolicy},
+    api::{ListParams, PostParams},
 };
 use serde_json::{Value, json};
 use sluice::api::{Phase, Rollout, RolloutAction, RolloutStatus, Verb};
 
+use super::take_over::same_pods;
 use crate::{
+    app::App,
     cluster::{root, run as run_program},
+    plugin::sluice,
     test::Test,
     timeline::Timeline,
     wait::{Seen, seconds, wait_for, when},
@@ -55,8 +58,7 @@ pub async fn run(test: &Test) -> Result<()> {
     ensure!(weights == [20.0, 50.0, 100.0], "the weights that were observed are {weights:?}");
 
     refused_uninstall(test).await?;
-    test.space.remove("Rollout", "api", PropagationPolicy::Background).await?;
-    app.available(2).await?;
+    released(test, &app).await?;
     uninstalled(test).await?;
     test.stop(load).await?.ensure_no_failures()?;
     installed_otherwise(test).await
@@ -186,6 +188,17 @@ async fn refused_uninstall(test: &Test) -> Result<()> {
     test.cluster.install_with(&["podAnnotations.e2e=still-here"]).await?;
     let Err(_) = test.cluster.uninstall().await else { bail!("the second attempt was not refused") };
     test.say("an uninstall was refused while a Rollout exists, rolled back, and refused again");
+    Ok(())
+}
+
+/// As the refusal says: one command gives everything back, in all namespaces.
+async fn released(test: &Test, app: &App) -> Result<()> {
+    let before = test.space.pods("app=api").await?;
+    let said = sluice(&test.space, &["release", "--all", "--all-namespaces", "--yes"]).await?;
+    said.expect(0, "api")?;
+    app.available(2).await?;
+    same_pods(&before, &test.space.pods("app=api").await?)?;
+    test.say("release --all has given the Deployment back, with its pods");
     Ok(())
 }
 

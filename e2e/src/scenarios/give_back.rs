@@ -23,7 +23,11 @@ pub async fn run(test: &Test) -> Result<()> {
         deleted(test, "orphan", PropagationPolicy::Orphan).await?;
         after_an_abort(test).await
     };
-    futures::try_join!(policies, restored(test), namespace(test)).map(drop)
+    let midway = async {
+        in_the_middle(test).await?;
+        with_its_deployment(test).await
+    };
+    futures::try_join!(policies, restored(test), namespace(test), midway).map(drop)
 }
 
 async fn taken_over(test: &Test, space: &Space, name: &str) -> Result<App> {
@@ -101,6 +105,49 @@ async fn after_an_abort(test: &Test) -> Result<()> {
     runs_by_itself(&app, &before, true).await?;
     test.stop(load).await?.ensure_no_failures()?;
     test.say("deleted after an abort: the Deployment has v1's pods, and stays paused");
+    Ok(())
+}
+
+/// In mid-canary, under load: the pods that served before go on alone, and what nobody has judged to its end is left to a person.
+async fn in_the_middle(test: &Test) -> Result<()> {
+    let mut app = taken_over(test, &test.space, "midway").await?;
+    let (git, before) = (test.space.in_git("midway").await?, test.space.pods("app=midway").await?);
+    let load = app.load(30)?;
+    app.release("v2", &[]).await?;
+    paused(&app).await?;
+    let asked = jiff::Timestamp::now();
+    test.space.remove("Rollout", "midway", PropagationPolicy::Background).await?;
+    runs_by_itself(&app, &before, true).await?;
+    test.space.ensure_as_in_git("midway", &git).await?;
+    let records = test.stop(load).await?;
+    records.ensure_no_failures()?;
+    let last = records.last_of("v2").context("v2 has answered nothing")?.at;
+    let took = last.duration_since(asked).as_secs_f64();
+    ensure!(took < 3.0, "v2 has answered for {took:.1} s after the deletion");
+    test.say(format!("deleted in mid-canary: v2 has answered for {took:.1} s more, and v1's pods serve by themselves"));
+    Ok(())
+}
+
+/// Rollout and Deployment go together, as when an app is taken out of Git in mid-rollout: their pods go, and nothing holds anything up.
+async fn with_its_deployment(test: &Test) -> Result<()> {
+    let mut app = taken_over(test, &test.space, "both").await?;
+    let git = test.space.in_git("both").await?;
+    app.release("v2", &[]).await?;
+    paused(&app).await?;
+    let background = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+    for kind in ["Deployment", "Rollout"] {
+        test.space.api(kind).delete("both", &background).await.with_context(|| format!("delete {kind} both"))?;
+    }
+    wait_for("Rollout, Deployment and their pods are gone", seconds(60), async || {
+        let mut left: Vec<String> = test.space.pods("app=both").await?.into_values().map(|pod| pod.name).collect();
+        for kind in ["Rollout", "Deployment", "ControllerRevision"] {
+            left.extend(test.space.api(kind).get_opt("both").await?.map(|_| format!("{kind} both")));
+        }
+        Ok(when(left.is_empty(), || left.join(", ")))
+    })
+    .await?;
+    test.space.ensure_as_in_git("both", &git).await?;
+    test.say("Rollout and Deployment were deleted together in mid-canary: all is gone, and route and Service are as in Git");
     Ok(())
 }
 

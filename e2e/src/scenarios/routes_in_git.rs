@@ -1,9 +1,13 @@
-//! The forms in which a route may stand in Git: both Services with weights, both without, several routes, rules by name.
+//! The forms in which a route may stand in Git: both Services with weights, both without, several routes, rules by name; a Service with
+//! several named ports, and pods that must be ready for a while.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{app::App, space::differences, test::Test, timeline::Timeline, wait::seconds};
+
+/// Seconds for which a pod of `several` must have been ready before it counts.
+const MIN_READY: i64 = 6;
 
 pub async fn run(test: &Test) -> Result<()> {
     let mut weighted = test.app("weighted")?;
@@ -21,7 +25,12 @@ pub async fn run(test: &Test) -> Result<()> {
     let mut second = several.route.clone();
     second["metadata"]["name"] = json!("several-more");
     second["spec"]["hostnames"] = json!(["more.example"]);
-    second["spec"]["rules"] = json!([{"backendRefs": [{"name": "several", "port": 80}]}]);
+    second["spec"]["rules"] = json!([{"backendRefs": [{"name": "several", "port": 8081}]}]);
+    several.service["spec"]["ports"] = json!([
+        {"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"},
+        {"name": "admin", "port": 8081, "targetPort": 8080},
+    ]);
+    several.deployment["spec"]["minReadySeconds"] = json!(MIN_READY);
     several.rollout["spec"]["traffic"]["routes"] =
         json!([{"kind": "HTTPRoute", "name": "several", "ruleNames": ["main"]}, {"kind": "HTTPRoute", "name": "several-more"}]);
 
@@ -52,7 +61,8 @@ async fn promote(test: &Test, mut app: App) -> Result<()> {
     let load = app.load(30)?;
     let route = Timeline::start(&test.space, "HTTPRoute", &name);
     let rollout = Timeline::start(&test.space, "Rollout", &name);
-    app.release("v2", &[]).await?;
+    let canary_service = Timeline::start(&test.space, "Service", &format!("{name}-canary"));
+    let released = app.release("v2", &[]).await?;
     app.space.until_healthy(&name, "sluice.dev/app:v2", seconds(120)).await?;
     let records = test.stop(load).await?;
     records.ensure_no_failures().with_context(|| name.clone())?;
@@ -70,6 +80,14 @@ async fn promote(test: &Test, mut app: App) -> Result<()> {
         let first = route.versions().first().map(|(_, route)| fixed(route)).context("no version of the route was seen")?;
         let split = route.versions().iter().find(|(_, route)| fixed(route) != first).map(|(_, route)| fixed(route));
         ensure!(split.is_none(), "a rule that is not named was changed: {split:?}");
+        let ports = |service: &Value| {
+            let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
+            ports.iter().map(|port| ["name", "port", "targetPort", "appProtocol"].map(|field| port[field].clone())).collect::<Vec<_>>()
+        };
+        let made = canary_service.versions().first().map(|(_, service)| ports(service)).context("no canary Service was seen")?;
+        ensure!(made == ports(&test.space.get("Service", &name).await?), "the canary Service has the ports {made:?}");
+        let first = records.first_of("v2").context("v2 has answered nothing")?.at.duration_since(released).as_secs();
+        ensure!(first >= MIN_READY, "v2 has answered {first} s after its release");
     }
     test.say(format!("{name}: promoted, and as it was applied"));
     Ok(())

@@ -2,16 +2,20 @@
 //! themselves (no Prometheus server), with an AnalysisTemplate and its arguments as a step.
 
 use anyhow::{Context, Result, ensure};
-use kube::api::PropagationPolicy;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PropagationPolicy},
+};
 use serde_json::{Value, json};
 use sluice::api::{
-    AnalysisRun, Phase, RolloutStatus, RunPhase, Verdict,
+    AnalysisRun, ClusterAnalysisTemplate, Phase, RolloutStatus, RunPhase, Verdict,
     status::{HoldReason, RolloutOutcome},
 };
 
 use crate::{
     app::App,
     plugin::sluice,
+    space::GIT,
     test::Test,
     wait::{seconds, wait_for, when},
 };
@@ -20,6 +24,9 @@ pub async fn run(test: &Test) -> Result<()> {
     let mut app = test.app("api")?;
     template(&mut app)?;
     test.space.apply(&judge()).await?;
+    let tried_out: ClusterAnalysisTemplate = serde_json::from_value(tried_out())?;
+    let cluster_templates: Api<ClusterAnalysisTemplate> = Api::all(test.space.client.clone());
+    cluster_templates.patch(TRIED_OUT, &PatchParams::apply(GIT).force(), &Patch::Apply(&tried_out)).await?;
     for manifest in [&app.service, &app.route, &app.rollout] {
         test.space.apply(manifest).await?;
     }
@@ -43,7 +50,9 @@ pub async fn run(test: &Test) -> Result<()> {
     test.say(format!("v3 was taken back after {} failed requests: {}", records.failures().count(), status.message));
 
     undecided(test, &mut app).await?;
-    removed(test).await
+    removed(test).await?;
+    cluster_templates.delete(TRIED_OUT, &DeleteParams::default()).await?;
+    Ok(())
 }
 
 /// The Deployment's template and selector become the Rollout's own.
@@ -56,7 +65,8 @@ fn template(app: &mut App) -> Result<()> {
     for field in ["template", "selector"] {
         spec.insert(field.into(), app.deployment["spec"][field].clone());
     }
-    let analysis = json!({"templates": [{"name": "own-numbers"}], "args": [{"name": "bad", "value": "5.."}]});
+    let tried_out = json!({"kind": "ClusterAnalysisTemplate", "name": TRIED_OUT});
+    let analysis = json!({"templates": [{"name": "own-numbers"}, tried_out], "args": [{"name": "bad", "value": "5.."}]});
     app.steps(json!([{"setWeight": 30}, {"analysis": analysis}, {"setWeight": 60}, {"pause": {"duration": "2s"}}]));
     Ok(())
 }
@@ -77,6 +87,20 @@ fn judge() -> Value {
     })
 }
 
+/// What the platform's people try out for everybody: nothing passes it, and nothing is taken back by it.
+const TRIED_OUT: &str = "e2e-tried-out";
+
+fn tried_out() -> Value {
+    let mut template = judge();
+    template["kind"] = json!("ClusterAnalysisTemplate");
+    template["metadata"]["name"] = json!(TRIED_OUT);
+    let metric = &mut template["spec"]["metrics"][0];
+    metric["name"] = json!("stricter");
+    metric["min"] = json!(101);
+    metric["dryRun"] = json!(true);
+    template
+}
+
 async fn release(app: &mut App, version: &str, environment: &[(&str, &str)]) -> Result<()> {
     let container = &mut app.rollout["spec"]["template"]["spec"]["containers"][0];
     container["image"] = json!(format!("sluice.dev/app:{version}"));
@@ -86,12 +110,17 @@ async fn release(app: &mut App, version: &str, environment: &[(&str, &str)]) -> 
 
 /// The step's AnalysisRun has passed, with numbers.
 async fn passed(test: &Test) -> Result<()> {
-    let runs: kube::Api<AnalysisRun> = kube::Api::namespaced(test.space.client.clone(), &test.space.name);
+    let runs: Api<AnalysisRun> = Api::namespaced(test.space.client.clone(), &test.space.name);
     let runs = runs.list(&Default::default()).await?.items;
     let run = runs.first().context("there is no AnalysisRun")?;
     let status = run.status.clone().unwrap_or_default();
     ensure!(run.spec.step == Some(1) && status.phase == RunPhase::Passed, "the run of step {:?} is {:?}", run.spec.step, status.phase);
-    let measured = status.metric_results.iter().flat_map(|result| &result.measurements).next_back().context("no measurement")?;
+    let result = |name: &str| status.metric_results.iter().find(|result| result.name == name).context("no such metric was measured");
+    let measured = result("own-success-rate")?.measurements.last().context("no measurement")?;
+    let stricter = result("stricter")?;
+    ensure!(stricter.dry_run && stricter.phase == RunPhase::Failed, "what is tried out says {stricter:?}");
+    let from = run.spec.cluster_templates.get("stricter").map(String::as_str);
+    ensure!(from == Some(TRIED_OUT), "it is of the template {from:?}");
     let good = measured.verdict == Verdict::Pass && measured.value.as_deref().is_some_and(|value| value.starts_with("100"));
     ensure!(good && measured.samples.is_some_and(|samples| samples >= 20.0), "the measurement is {measured:?}");
     Ok(())

@@ -7,20 +7,23 @@ const GROUP: &str = "gateway.networking.k8s.io";
 
 pub fn crds() -> Vec<Value> {
     vec![
-        crd("HTTPRoute", "httproutes", "Namespaced", &[], http_route()),
-        crd("GRPCRoute", "grpcroutes", "Namespaced", &[], route(grpc_rule())),
-        crd("BackendTLSPolicy", "backendtlspolicies", "Namespaced", &[], tls_policy()),
-        crd("Gateway", "gateways", "Namespaced", &["gtw"], gateway()),
-        crd("GatewayClass", "gatewayclasses", "Cluster", &["gc"], with_spec(json!({"spec": open(), "status": status()}))),
+        crd("HTTPRoute", "v1", "httproutes", "Namespaced", &[], http_route()),
+        crd("GRPCRoute", "v1", "grpcroutes", "Namespaced", &[], route(plain_rule())),
+        crd("TLSRoute", "v1", "tlsroutes", "Namespaced", &[], route(plain_rule())),
+        crd("TCPRoute", "v1alpha2", "tcproutes", "Namespaced", &[], route(plain_rule())),
+        crd("BackendTLSPolicy", "v1", "backendtlspolicies", "Namespaced", &[], tls_policy()),
+        crd("Gateway", "v1", "gateways", "Namespaced", &["gtw"], gateway()),
+        crd("GatewayClass", "v1", "gatewayclasses", "Cluster", &["gc"], with_spec(json!({"spec": open(), "status": status()}))),
     ]
 }
 
-fn crd(kind: &str, plural: &str, scope: &str, short: &[&str], schema: Value) -> Value {
+fn crd(kind: &str, version: &str, plural: &str, scope: &str, short: &[&str], schema: Value) -> Value {
     let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
     let columns = match kind {
-        "HTTPRoute" | "GRPCRoute" => {
+        "HTTPRoute" | "GRPCRoute" | "TLSRoute" => {
             json!([{"name": "Hostnames", "type": "string", "jsonPath": ".spec.hostnames"}, age])
         }
+        "TCPRoute" => json!([age]),
         "Gateway" => json!([
             {"name": "Class", "type": "string", "jsonPath": ".spec.gatewayClassName"},
             {"name": "Programmed", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Programmed\")].status"},
@@ -37,7 +40,7 @@ fn crd(kind: &str, plural: &str, scope: &str, short: &[&str], schema: Value) -> 
             "group": GROUP, "scope": scope,
             "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase(), "shortNames": short,
                 "categories": ["gateway-api"]},
-            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+            "versions": [{"name": version, "served": true, "storage": true, "subresources": {"status": {}},
                 "additionalPrinterColumns": columns, "schema": {"openAPIV3Schema": schema}}],
         },
     })
@@ -152,7 +155,7 @@ fn default_rules() -> Value {
     json!([{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}])
 }
 
-fn grpc_rule() -> Value {
+fn plain_rule() -> Value {
     object(json!({"backendRefs": backend_refs()}))
 }
 

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::objects::{
-    ENDPOINT_SLICES, GATEWAYS, GRPC_ROUTES, HTTP_ROUTES, SERVICES, Writer, all, condition, is_deleting, key, name, namespace, number,
-    set_condition, text,
+    ENDPOINT_SLICES, GATEWAYS, GRPC_ROUTES, HTTP_ROUTES, SERVICES, TCP_ROUTES, TLS_ROUTES, Writer, all, condition, is_deleting, key, name,
+    namespace, number, set_condition, text,
 };
 use super::{Timing, after, sooner};
 use crate::sim::api::{ApiServer, ObjectKey, seconds};
@@ -112,7 +112,7 @@ pub struct Gateway {
     routes: Pipeline<BTreeMap<(String, String, String), Route>>,
     clusters: Pipeline<BTreeMap<Cluster, Vec<Endpoint>>>,
     /// Since when each route's generation has been waiting to be accepted.
-    unaccepted: BTreeMap<(ObjectKey, i64), Timestamp>,
+    unaccepted: BTreeMap<(String, ObjectKey, i64), Timestamp>,
 }
 
 impl Default for Gateway {
@@ -128,10 +128,10 @@ impl Default for Gateway {
     }
 }
 
-const KINDS: [&str; 2] = [HTTP_ROUTES, GRPC_ROUTES];
+const KINDS: [&str; 4] = [HTTP_ROUTES, GRPC_ROUTES, TLS_ROUTES, TCP_ROUTES];
 
 /// What a gateway goes by.
-pub const READ: [&str; 5] = [GATEWAYS, HTTP_ROUTES, GRPC_ROUTES, SERVICES, ENDPOINT_SLICES];
+pub const READ: [&str; 7] = [GATEWAYS, HTTP_ROUTES, GRPC_ROUTES, TLS_ROUTES, TCP_ROUTES, SERVICES, ENDPOINT_SLICES];
 
 impl Gateway {
     /// What traffic sees now.
@@ -172,7 +172,7 @@ impl Gateway {
             let resolved = condition(&holder, "ResolvedRefs").map(|c| c["status"] == "True");
             condition(&holder, "Accepted").is_some_and(|c| c["observedGeneration"] == generation) && resolved == Some(missing.is_none())
         };
-        let waits = (key(route), generation);
+        let waits = (kind.to_owned(), key(route), generation);
         if parents.iter().all(is_current) {
             self.unaccepted.remove(&waits);
             return None;
@@ -181,7 +181,7 @@ impl Gateway {
         if at > now {
             return Some(at);
         }
-        self.unaccepted.retain(|(k, _), _| *k != waits.0);
+        self.unaccepted.retain(|(kind, route, _), _| (kind, route) != (&waits.0, &waits.1));
         let controller = self.controller_name.clone();
         let entries = parents.iter().map(|p| self.report(route, p, generation, missing.as_deref(), now));
         let entries: Vec<Value> = entries.collect();

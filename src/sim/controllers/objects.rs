@@ -14,6 +14,8 @@ pub const DEPLOYMENTS: &str = "deployments.apps";
 pub const ENDPOINT_SLICES: &str = "endpointslices.discovery.k8s.io";
 pub const HTTP_ROUTES: &str = "httproutes.gateway.networking.k8s.io";
 pub const GRPC_ROUTES: &str = "grpcroutes.gateway.networking.k8s.io";
+pub const TLS_ROUTES: &str = "tlsroutes.gateway.networking.k8s.io";
+pub const TCP_ROUTES: &str = "tcproutes.gateway.networking.k8s.io";
 pub const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
 
 pub fn text(value: &Value) -> &str {

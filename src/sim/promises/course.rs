@@ -77,7 +77,9 @@ impl Course {
                     s2_a_rejection_is_marked_when_the_traffic_has_moved(world, before, after),
                 ]
             }
-            (ROUTES, Change::Modified) if ours => self.s8_no_more_traffic_without_evidence(world, before, after, event.at),
+            (kind, Change::Modified) if ours && ROUTES.contains(&kind) => {
+                self.s8_no_more_traffic_without_evidence(world, before, after, event.at)
+            }
             ("pods", _) if event.actor.as_ref() != "replicaset-controller" && leaves(event) => {
                 let uid = text(&after["metadata"]["uid"]);
                 for judged in self.judged.values_mut() {

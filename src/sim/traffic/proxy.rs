@@ -132,7 +132,8 @@ fn find<'a, B>(programmed: &'a Programmed, request: &http::Request<B>) -> Option
     let host = host.split(':').next().unwrap_or_default();
     let for_host = |names: &[String]| names.is_empty() || names.iter().any(|n| host_matches(n, host));
     let mut best: Option<(Rank, String, &Rule)> = None;
-    for ((kind, namespace, name), route) in programmed.routes.iter().filter(|(_, r)| for_host(&r.hostnames)) {
+    let is_http = |kind: &str| matches!(kind, "HTTPRoute" | "GRPCRoute");
+    for ((kind, namespace, name), route) in programmed.routes.iter().filter(|((kind, ..), r)| is_http(kind) && for_host(&r.hostnames)) {
         for (i, rule) in route.rules.iter().enumerate() {
             let Some(rank) = rank(&rule.matches, request) else { continue };
             if best.as_ref().is_none_or(|(before, ..)| rank > *before) {
