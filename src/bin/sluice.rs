@@ -106,6 +106,10 @@ enum LogFormat {
 }
 
 fn main() -> anyhow::Result<()> {
+    // A page of 2 MiB for a few KiB, many times over, would be most of what the controller takes at rest. Where the kernel
+    // cannot be told, it just takes more.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     match Cli::parse().command {
         Command::Run(options) => run(options),
         #[cfg(feature = "sim")]
