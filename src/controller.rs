@@ -26,8 +26,9 @@ use crate::{
     world::{Key, Watched, World},
 };
 
-/// Objects that are worked on at the same time.
-const CONCURRENCY: usize = 32;
+/// Objects that are worked on at the same time. So many that an abort does not wait behind requests that are slow: a Service takes Kubernetes
+/// seconds to make where many are made at once.
+const CONCURRENCY: usize = 256;
 /// Wait before a write that met a change is planned again.
 const AFTER_STALE: Duration = Duration::from_millis(150);
 /// Waits after failures in a row: each about twice as long as the one before, with a jitter, so that what failed together is not tried
