@@ -216,6 +216,33 @@ impl Drive {
         self.memory.queue.values().copied().chain(self.cluster_due).chain(lag).chain(late).min()
     }
 
+    /// What happens next, as far as the controller and the watches know: who is looked at, and when.
+    pub fn due(&self) -> Vec<(String, Timestamp)> {
+        let queue = self.memory.queue.iter().map(|(key, at)| match key {
+            Key::Rollout { name, .. } => (format!("Rollout {name}"), *at),
+            Key::Run { .. } => ("an AnalysisRun".to_owned(), *at),
+        });
+        queue.chain(self.cluster_due.map(|at| ("the cluster".to_owned(), at))).collect()
+    }
+
+    /// The present leader's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The cluster's controllers look at everything again: something besides objects has changed.
+    pub fn cluster_looks_again(&mut self) {
+        self.cluster.look_again();
+        self.cluster_due = Some(self.now);
+    }
+
+    /// What is due next happens; false if nothing is.
+    pub fn go_on(&mut self) -> bool {
+        let next = self.next();
+        next.into_iter().for_each(|next| self.step(next));
+        next.is_some()
+    }
+
     /// Goes on until `holds`, `until` at the latest; says whether it held.
     pub fn run(&mut self, until: Timestamp, mut holds: impl FnMut(&Self) -> bool) -> bool {
         loop {
