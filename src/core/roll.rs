@@ -322,6 +322,7 @@ impl Draft<'_> {
         Ok(())
     }
 
+    /// The canary's ReplicaSet is there, as it was asked for.
     pub fn ensure_set(&mut self, canary: &str) -> Flow {
         match self.obs.replica_set(canary) {
             Some(_) => Ok(()),

@@ -56,7 +56,7 @@ pub fn digest(world: &World) -> Digest {
     std::array::from_fn(|byte| hash[byte])
 }
 
-pub fn describe(world: &World) -> Value {
+fn describe(world: &World) -> Value {
     let drive = &world.drive;
     let canon = Canon::new(world);
     let mut kinds = Map::new();

@@ -65,11 +65,13 @@ fn explore(start: World, moves: &[Move], most: usize) -> Explored {
     explored.ways.insert(first, None);
     let mut frontier = VecDeque::from([(first, start)]);
     while let Some((from, world)) = frontier.pop_front().filter(|_| explored.ways.len() < most) {
-        for by in moves.iter().copied().chain(world.crashes()) {
+        let mut moves: VecDeque<Move> = moves.iter().copied().collect();
+        while let Some(by) = moves.pop_front() {
             let Some(next) = world.after(by) else { continue };
             let to = digest(&next);
             explored.transitions += 1;
             if by == Move::GoOn {
+                moves.extend((1..=next.drive.writes - world.drive.writes).map(Move::CrashAfter));
                 explored.alone.insert(from, to);
             }
             let new = !explored.ways.contains_key(&to);

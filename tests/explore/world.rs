@@ -114,13 +114,6 @@ impl World {
         Some(next)
     }
 
-    /// A crash after each write that the controller makes when it goes on, but the last, which is one before its next look.
-    pub fn crashes(&self) -> Vec<Move> {
-        let mut next = self.clone();
-        next.drive.go_on();
-        (1..=next.drive.writes - self.drive.writes).map(Move::CrashAfter).collect()
-    }
-
     pub fn broken(&self) -> &[String] {
         &self.drive.promises.broken
     }

@@ -239,6 +239,18 @@ fn a_parent_that_reports_no_generations_gets_the_grace_time() {
     gets_the_grace_time(|shop| report_of(shop, "gw", ACCEPTS, None));
 }
 
+/// As the shop stands, a Rollout takes it over and brings v2, and leaves it as in Git.
+#[track_caller]
+fn is_taken_over_and_rolls_out(shop: &mut Shop) {
+    shop.remember();
+    shop.rollout("api", json!({}));
+    shop.until("taken over", |s| s.is_healthy("api"));
+    shop.deploy("app:v2");
+    promote_if_it_waits(shop, "app:v2");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+}
+
 #[test]
 fn what_a_parent_that_the_route_has_no_more_once_said_holds_nothing() {
     let mut shop = with_parents(&["late"]);
@@ -248,13 +260,7 @@ fn what_a_parent_that_the_route_has_no_more_once_said_holds_nothing() {
     shop.wait(5);
     let left = shop.get(Watched::HttpRoute, "shop")["status"]["parents"].as_array().map(Vec::len);
     assert_eq!(left, Some(2), "its controller has not taken its report back");
-    shop.remember();
-    shop.rollout("api", json!({}));
-    shop.until("taken over", |s| s.is_healthy("api"));
-    shop.deploy("app:v2");
-    promote_if_it_waits(&mut shop, "app:v2");
-    shop.comes_to_rest();
-    shop.is_as_in_git();
+    is_taken_over_and_rolls_out(&mut shop);
 }
 
 #[test]
@@ -269,13 +275,7 @@ fn a_backend_that_could_not_be_resolved_before_our_first_write_holds_nothing() {
     shop.wait(5);
     let resolved = shop.get(Watched::HttpRoute, "shop")["status"]["parents"][0]["conditions"].to_string();
     assert!(resolved.contains("Service nowhere not found"), "{resolved}");
-    shop.remember();
-    shop.rollout("api", json!({}));
-    shop.until("taken over", |s| s.is_healthy("api"));
-    shop.deploy("app:v2");
-    promote_if_it_waits(&mut shop, "app:v2");
-    shop.comes_to_rest();
-    shop.is_as_in_git();
+    is_taken_over_and_rolls_out(&mut shop);
 }
 
 #[test]
