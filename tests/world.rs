@@ -31,3 +31,19 @@ fn nothing_is_known_before_every_kind_is_listed_in_every_namespace() {
     assert_eq!(world.missing(), Watched::ALL);
     assert!(!world.is_ready());
 }
+
+#[test]
+fn an_answer_from_before_a_deletion_brings_nothing_back_and_old_deletions_are_forgotten() {
+    let mut index = Index::default();
+    let mut object = rollout("shop");
+    for n in 0..3_000_u64 {
+        object.metadata.name = Some(format!("api-{n}"));
+        object.metadata.resource_version = Some((2 * n + 2).to_string());
+        index.take(Watched::Rollout, &object, Change::Deleted);
+        object.metadata.resource_version = Some((2 * n + 1).to_string());
+        assert_eq!(index.take(Watched::Rollout, &object, Change::Applied), BTreeSet::new(), "an older version of what is gone");
+    }
+    assert_eq!(index.rollout_keys(), BTreeSet::new());
+    let remembered = (0..3_000).filter(|n| !index.is_news(Watched::Rollout, "shop", &format!("api-{n}"), 1, Change::Applied)).count();
+    assert_eq!(remembered, 1_024);
+}

@@ -1,7 +1,7 @@
 //! The only place that writes. It decides nothing: a plan's actions are carried out one after the other, each fenced by the lease
 //! (checked here before each write) and by the epoch (tested in the write itself), then the status, if it has changed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use k8s_openapi::api::core::v1::Pod;
@@ -13,6 +13,7 @@ use kube::{
     },
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::{
     core::{
@@ -79,25 +80,57 @@ impl Kind {
     }
 }
 
+/// Requests that are in flight at the same time, by what waits for them, so that where hundreds of rollouts begin at once what is urgent is
+/// not held up by what is not. Writes to routes wait for nothing: they move traffic.
+struct Lanes {
+    /// What brings pods: questions about templates, pins, ReplicaSets.
+    pods: Semaphore,
+    /// New Services. Kubernetes makes about six a second, however many it is asked for at once.
+    services: Semaphore,
+    other: Semaphore,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { pods: Semaphore::new(32), services: Semaphore::new(8), other: Semaphore::new(16) }
+    }
+}
+
+impl Lanes {
+    fn of(&self, write: &Write) -> Option<&Semaphore> {
+        match write {
+            Write::Patch { kind: Kind::Route(_), .. } => None,
+            Write::Create { kind: Kind::Service, .. } => Some(&self.services),
+            Write::Create { kind: Kind::ReplicaSet, .. } | Write::Patch { kind: Kind::ReplicaSet | Kind::Service, .. } => Some(&self.pods),
+            _ => Some(&self.other),
+        }
+    }
+}
+
 #[derive(Clone)]
 pub struct Actor {
     client: Client,
     world: World,
     claim: Claim,
+    lanes: Arc<Lanes>,
 }
 
 impl Actor {
     pub fn new(client: Client, world: World, claim: Claim) -> Self {
-        Self { client, world, claim }
+        Self { client, world, claim, lanes: Arc::default() }
     }
 
     fn api(&self, namespace: &str, kind: Kind) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), namespace, &kind.resource())
     }
 
-    /// One request, within its time, and only while we lead: it is given up before another one may lead. (One that has reached the API
+    /// One request, when its lane has room, within its time, and only while we lead: it is given up before another one may lead. (One that has reached the API
     /// server may take effect all the same: the epoch in it says of which leader it is.)
-    async fn send<T>(&self, what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, ActError> {
+    async fn send<T>(&self, lane: Option<&Semaphore>, what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, ActError> {
+        let _place = match lane {
+            Some(lane) => lane.acquire().await.ok(),
+            None => None,
+        };
         let time = self.claim.remaining().min(TIMEOUT);
         if time.is_zero() {
             return Err(ActError::NotLeader);
@@ -122,12 +155,13 @@ impl Actor {
     pub async fn carry_out(&self, namespace: &str, action: &Action) -> Result<(), ActError> {
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let what = action.what.as_str();
+        let lane = self.lanes.of(&action.write);
         match &action.write {
             Write::Create { kind, body } => {
                 let object: DynamicObject = serde_json::from_value(body.clone())
                     .map_err(|e| ActError::Refused { what: what.to_owned(), message: e.to_string() })?;
                 let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-                match self.send(what, self.api(namespace, *kind).create(&params, &object)).await {
+                match self.send(lane, what, self.api(namespace, *kind).create(&params, &object)).await {
                     Ok(made) => self.known(*kind, &made),
                     // It exists: an earlier create took effect, and the watch will bring it.
                     Err(ActError::Stale { .. }) => return Err(ActError::Stale { what: what.to_owned() }),
@@ -138,8 +172,8 @@ impl Actor {
                 let patch: Patch<Value> = json_patch(ops, what)?;
                 let api = self.api(namespace, *kind);
                 let patched = match subresource {
-                    Some(subresource) => self.send(what, api.patch_subresource(subresource, name, &params, &patch)).await?,
-                    None => self.send(what, api.patch(name, &params, &patch)).await?,
+                    Some(subresource) => self.send(lane, what, api.patch_subresource(subresource, name, &params, &patch)).await?,
+                    None => self.send(lane, what, api.patch(name, &params, &patch)).await?,
                 };
                 self.known(*kind, &patched);
             }
@@ -148,19 +182,19 @@ impl Actor {
                 let delete_options = Some(DeleteParams { preconditions: Some(only), ..DeleteParams::default() });
                 let params = EvictParams { delete_options, ..EvictParams::default() };
                 let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-                match self.send(what, api.evict(name, &params)).await {
+                match self.send(lane, what, api.evict(name, &params)).await {
                     Err(ActError::Request { source, .. }) if is_too_many(&source) => Err(ActError::NotYet { what: what.to_owned() })?,
                     other => other.map(drop)?,
                 }
             }
             Write::Scale { kind, name, replicas } => {
                 let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-                self.send(what, self.api(namespace, *kind).patch_scale(name, &params, &patch)).await?;
+                self.send(lane, what, self.api(namespace, *kind).patch_scale(name, &params, &patch)).await?;
             }
             Write::Delete { kind, name, uid, resource_version } => {
                 let only = Preconditions { uid: Some(uid.clone()), resource_version: Some(resource_version.clone()) };
                 let params = DeleteParams { preconditions: Some(only), ..DeleteParams::background() };
-                match self.send(what, self.api(namespace, *kind).delete(name, &params)).await {
+                match self.send(lane, what, self.api(namespace, *kind).delete(name, &params)).await {
                     Ok(_) => {}
                     Err(error) => return Err(error),
                 }
@@ -180,7 +214,9 @@ impl Actor {
         ];
         let patch: Patch<Value> = json_patch(&ops, &what)?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let patched = self.send(&what, self.api(namespace, kind).patch_subresource("status", &meta.name, &params, &patch)).await?;
+        let patched = self
+            .send(Some(&self.lanes.other), &what, self.api(namespace, kind).patch_subresource("status", &meta.name, &params, &patch))
+            .await?;
         self.known(kind, &patched);
         Ok(())
     }
@@ -197,7 +233,7 @@ impl Actor {
         for resource in policy_kinds() {
             let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
             let what = format!("list {}", resource.plural);
-            let list = match self.send(&what, api.list(&ListParams::default())).await {
+            let list = match self.send(Some(&self.lanes.other), &what, api.list(&ListParams::default())).await {
                 Ok(list) => list,
                 Err(ActError::Stale { .. }) => continue, // 404
                 Err(ActError::Refused { message, .. }) => {
@@ -220,7 +256,7 @@ impl Actor {
         let refused = |message: String| ActError::Refused { what: what.to_owned(), message };
         let object: DynamicObject = serde_json::from_value(body.clone()).map_err(|e| refused(e.to_string()))?;
         let params = PostParams { dry_run: true, field_manager: Some(MANAGER.to_owned()) };
-        match self.send(what, self.api(namespace, Kind::ReplicaSet).create(&params, &object)).await {
+        match self.send(Some(&self.lanes.pods), what, self.api(namespace, Kind::ReplicaSet).create(&params, &object)).await {
             Ok(made) => Ok(DryRun::Defaulted(crate::core::revision::digest(made.data.pointer("/spec/template").unwrap_or(&Value::Null)))),
             Err(ActError::Refused { message, .. }) => Ok(DryRun::Refused(message)),
             Err(error) => Err(error),

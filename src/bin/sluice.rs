@@ -148,7 +148,8 @@ fn crds(directories: &[PathBuf]) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::main]
+/// One thread does all of it: it hardly ever has more to do, and what one thread takes another gives back late.
+#[tokio::main(flavor = "current_thread")]
 async fn run(options: Run) -> anyhow::Result<()> {
     log_to_stderr(options.log_format);
     install_tls();

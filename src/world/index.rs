@@ -1,6 +1,6 @@
 //! What is known of the cluster, by namespace and name, and which Rollouts an object concerns.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use kube::api::DynamicObject;
 
@@ -123,8 +123,13 @@ pub struct Index {
     /// Namespaces that are being deleted.
     terminating: BTreeSet<String>,
     /// The newest version that was seen of each object, deletions included while a watch may still bring an older one.
-    versions: HashMap<(Watched, String, String), u64>,
+    versions: HashMap<(Watched, String), BTreeMap<String, u64>>,
+    /// What was deleted last, with the version of the deletion: the oldest is forgotten for each new one.
+    deleted: VecDeque<(Watched, String, String, u64)>,
 }
+
+/// Deleted objects whose versions are remembered. An answer that is older than the deletion comes within the time of one request.
+const DELETED: usize = 1_024;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,34 +148,61 @@ impl Index {
         if !self.is_news(kind, &namespace, &name, version, change) {
             return BTreeSet::new();
         }
-        self.versions.insert((kind, namespace.clone(), name.clone()), version);
+        self.versions.entry((kind, namespace.clone())).or_default().insert(name.clone(), version);
         let mut keys = self.concerned(kind, &namespace, &name);
         self.store(kind, &namespace, &name, (change == Change::Applied).then_some(object));
         keys.append(&mut self.concerned(kind, &namespace, &name));
         // Where we write, an answer to us may still come, older than the deletion.
         let written = !matches!(kind, Watched::Pod | Watched::EndpointSlice);
-        if change == Change::Deleted && !written {
-            self.versions.remove(&(kind, namespace, name));
+        match change {
+            Change::Deleted if written => self.remember_deleted(kind, namespace, name, version),
+            Change::Deleted => self.forget_version(kind, &namespace, &name),
+            Change::Applied => {}
         }
         keys
     }
 
+    fn remember_deleted(&mut self, kind: Watched, namespace: String, name: String, version: u64) {
+        self.deleted.push_back((kind, namespace, name, version));
+        if self.deleted.len() > DELETED
+            && let Some((kind, namespace, name, version)) = self.deleted.pop_front()
+            && self.version(kind, &namespace, &name) == version
+        {
+            self.forget_version(kind, &namespace, &name);
+        }
+    }
+
+    fn version(&self, kind: Watched, namespace: &str, name: &str) -> u64 {
+        self.versions.get(&(kind, namespace.to_owned())).and_then(|of| of.get(name)).copied().unwrap_or(0)
+    }
+
+    fn forget_version(&mut self, kind: Watched, namespace: &str, name: &str) {
+        let key = (kind, namespace.to_owned());
+        if let Some(versions) = self.versions.get_mut(&key) {
+            versions.remove(name);
+            if versions.is_empty() {
+                self.versions.remove(&key);
+            }
+        }
+    }
+
     /// Whether a version of an object is newer than what is known of it.
     pub fn is_news(&self, kind: Watched, namespace: &str, name: &str, version: u64, change: Change) -> bool {
-        let known = self.versions.get(&(kind, namespace.to_owned(), name.to_owned())).copied().unwrap_or(0);
+        let known = self.version(kind, namespace, name);
         version > known || (version == known && (change == Change::Deleted || version == 0))
     }
 
     /// After a new list of one namespace or of all: what is known of `kind` there but was not in it is gone.
     pub fn retain(&mut self, kind: Watched, scope: Option<&str>, listed: &BTreeSet<(String, String)>) -> BTreeSet<Key> {
         let there = |namespace: &str| scope.is_none_or(|scope| scope == namespace);
-        let known = self.versions.keys().filter(|(k, namespace, _)| *k == kind && there(namespace));
-        let known: Vec<(String, String)> = known.map(|(_, namespace, name)| (namespace.clone(), name.clone())).collect();
+        let known = self.versions.iter().filter(|((k, namespace), _)| *k == kind && there(namespace));
+        let known: Vec<(String, String)> =
+            known.flat_map(|((_, namespace), of)| of.keys().map(|name| (namespace.clone(), name.clone()))).collect();
         let mut keys = BTreeSet::new();
         for (namespace, name) in known.into_iter().filter(|object| !listed.contains(object)) {
             keys.append(&mut self.concerned(kind, &namespace, &name));
             self.store(kind, &namespace, &name, None);
-            self.versions.remove(&(kind, namespace, name));
+            self.forget_version(kind, &namespace, &name);
         }
         keys
     }

@@ -277,13 +277,13 @@ impl World {
         match event {
             watcher::Event::Apply(object) => self.write(|index| index.take(kind, &object, Change::Applied)),
             watcher::Event::Delete(object) => self.write(|index| index.take(kind, &object, Change::Deleted)),
-            watcher::Event::Init => seen.clear(),
+            watcher::Event::Init => seen.clear(), // of a list that was not finished
             watcher::Event::InitApply(object) => {
                 seen.insert((object.metadata.namespace.clone().unwrap_or_default(), object.metadata.name.clone().unwrap_or_default()));
                 self.write(|index| index.take(kind, &object, Change::Applied));
             }
             watcher::Event::InitDone => {
-                self.write(|index| index.retain(kind, scope.as_deref(), seen));
+                self.write(|index| index.retain(kind, scope.as_deref(), &std::mem::take(seen)));
                 self.listed.send_modify(|listed| {
                     listed.insert((kind, scope.clone()));
                 });

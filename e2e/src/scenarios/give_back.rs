@@ -117,6 +117,13 @@ async fn in_the_middle(test: &Test) -> Result<()> {
     paused(&app).await?;
     let asked = jiff::Timestamp::now();
     test.space.remove("Rollout", "midway", PropagationPolicy::Background).await?;
+    wait_for("v2's pods have ended", seconds(30), async || {
+        let (of_v1, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            test.space.pods("app=midway").await?.into_iter().partition(|(uid, _)| before.contains_key(uid));
+        same_pods(&before, &of_v1)?;
+        Ok(when(others.is_empty(), || format!("{others:?}")))
+    })
+    .await?;
     runs_by_itself(&app, &before, true).await?;
     test.space.ensure_as_in_git("midway", &git).await?;
     let records = test.stop(load).await?;
