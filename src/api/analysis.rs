@@ -109,6 +109,7 @@ pub struct Argument {
     validation = Rule::new("!has(self.prometheus) || (has(self.preset) ? 0 : 1) == (has(self.prometheus.query) ? 1 : 0) + (has(self.prometheus.ratio) ? 1 : 0) + (has(self.prometheus.counters) ? 1 : 0)").message("prometheus needs exactly one of query, ratio and counters, and none of them beside a preset, which brings its own"),
     validation = Rule::new("!has(self.scrape) || (has(self.preset) ? 0 : 1) == (has(self.scrape.ratio) ? 1 : 0) + (has(self.scrape.quantile) ? 1 : 0) + (has(self.scrape.value) ? 1 : 0)").message("scrape needs exactly one of ratio, quantile and value, and none of them beside a preset, which brings its own"),
     validation = Rule::new("!has(self.parameters) || has(self.preset)").message("parameters belong to a preset"),
+    validation = Rule::new("!has(self.preset) || !(self.preset.startsWith('envoy-gateway/') || self.preset.startsWith('nginx-gateway-fabric/'))").message("this gateway counts all backends of a rule as one, so its numbers do not tell canary from stable: judge by the application's own, with preset pods/success-rate or pods/latency, which need no Prometheus with scrape: {}"),
     validation = Rule::new("!has(self.min) || !has(self.max) || self.min <= self.max").message("min must not be greater than max")
 )]
 #[serde(rename_all = "camelCase")]
@@ -118,16 +119,18 @@ pub struct Metric {
     #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$')").message("the name of a metric has letters, digits, '-', '_' and '.', and begins and ends with a letter or digit: success-rate"))]
     pub name: String,
 
-    /// A ready-made query. `contour/*` reads Envoy's own numbers for the canary Service behind Contour, `pods/*` the numbers of the
-    /// application itself. `success-rate` is in percent (0 to 100), `latency` in milliseconds (a quantile, by default 0.99). They come
-    /// from Prometheus, unless `scrape` is set (an empty `scrape` will do for `pods/*`; `contour/*` needs its `url`).
+    /// A ready-made query. `contour/*`, `istio/*`, `linkerd/*` and `traefik/*` read what the gateway or the mesh counts for the canary
+    /// Service, `pods/*` the numbers of the application itself. `success-rate` is in percent (0 to 100), `latency` in milliseconds (a
+    /// quantile, by default 0.99). They come from Prometheus, unless `scrape` is set (an empty `scrape` will do for `pods/*`; `linkerd/*`
+    /// cannot be scraped, the others need its `url`). Behind Envoy Gateway and NGINX Gateway Fabric, whose own numbers do not tell canary
+    /// from stable, use `pods/*`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
 
-    /// Names and values that the preset uses, where they differ from its defaults. `contour/latency`: `quantile` (0.99).
+    /// Names and values that the preset uses, where they differ from its defaults. Each `*/latency`: `quantile` (0.99). `istio/*`:
+    /// `reporter` (source). `traefik/*`: `serviceLabel` (service; exported_service where Prometheus keeps that name for itself).
     /// `pods/success-rate`: `counter` (http_requests_total), `codeLabel` (code), `failure` (a regular expression for the codes that are
-    /// failures, 5..). `pods/latency`: `histogram` (http_request_duration_seconds), `quantile` (0.99), `unit` (of the histogram: s or ms,
-    /// s). Both `pods/*`: `matchers` (more of them, such as handler!="/healthz") and, from Prometheus, `namespaceLabel` (namespace) and
+    /// failures, 5..). `pods/latency`: `histogram` (http_request_duration_seconds), `unit` (of the histogram: s or ms, s). Both `pods/*`: `matchers` (more of them, such as handler!="/healthz") and, from Prometheus, `namespaceLabel` (namespace) and
     /// `podLabel` (pod).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
@@ -242,10 +245,42 @@ pub enum Preset {
     ContourSuccessRate,
     #[serde(rename = "contour/latency")]
     ContourLatency,
+    #[serde(rename = "istio/success-rate")]
+    IstioSuccessRate,
+    #[serde(rename = "istio/latency")]
+    IstioLatency,
+    #[serde(rename = "linkerd/success-rate")]
+    LinkerdSuccessRate,
+    #[serde(rename = "linkerd/latency")]
+    LinkerdLatency,
+    #[serde(rename = "traefik/success-rate")]
+    TraefikSuccessRate,
+    #[serde(rename = "traefik/latency")]
+    TraefikLatency,
     #[serde(rename = "pods/success-rate")]
     PodsSuccessRate,
     #[serde(rename = "pods/latency")]
     PodsLatency,
+    #[serde(rename = "envoy-gateway/success-rate")]
+    EnvoyGatewaySuccessRate,
+    #[serde(rename = "envoy-gateway/latency")]
+    EnvoyGatewayLatency,
+    #[serde(rename = "nginx-gateway-fabric/success-rate")]
+    NginxGatewayFabricSuccessRate,
+    #[serde(rename = "nginx-gateway-fabric/latency")]
+    NginxGatewayFabricLatency,
+}
+
+impl Preset {
+    /// Whether it is about the time that answers take; else about the share that are no failures.
+    pub fn is_latency(self) -> bool {
+        match self {
+            Self::ContourLatency | Self::IstioLatency | Self::LinkerdLatency | Self::TraefikLatency | Self::PodsLatency => true,
+            Self::EnvoyGatewayLatency | Self::NginxGatewayFabricLatency => true,
+            Self::ContourSuccessRate | Self::IstioSuccessRate | Self::LinkerdSuccessRate | Self::TraefikSuccessRate => false,
+            Self::PodsSuccessRate | Self::EnvoyGatewaySuccessRate | Self::NginxGatewayFabricSuccessRate => false,
+        }
+    }
 }
 
 /// What it means when there is no data.

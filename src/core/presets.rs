@@ -20,40 +20,108 @@ pub enum Transport {
     Scrape { url: bool },
 }
 
+/// What a gateway or a mesh counts for each Service that is a backend.
+struct Backends {
+    /// The series of one Service, whatever carries them.
+    which: &'static str,
+    requests: &'static str,
+    /// Of its requests those that have not failed.
+    success: &'static str,
+    histogram: &'static str,
+    /// What the histogram's bounds are multiplied by to be milliseconds.
+    scale: f64,
+    /// Where one URL has the numbers of all requests.
+    url: Option<&'static str>,
+}
+
 /// Contour names Envoy's cluster of a Service `<namespace>_<service>_<port>`. None of the three holds a `_`, so no other Service matches.
-const CONTOUR_CLUSTER: &str = r#"envoy_cluster_name=~"{{namespace}}_{{canary.service}}_[0-9a-zA-Z-]+""#;
+const CONTOUR: Backends = Backends {
+    which: r#"envoy_cluster_name=~"{{namespace}}_{{canary.service}}_[0-9a-zA-Z-]+""#,
+    requests: "envoy_cluster_upstream_rq_xx",
+    success: r#"envoy_response_code_class!="5""#,
+    histogram: "envoy_cluster_upstream_rq_time",
+    scale: 1.0,
+    url: Some("http://envoy-metrics.projectcontour:8002/stats/prometheus"),
+};
+
+/// Istio's standard metrics, as the proxy reports them that sends the request: only that one knows which backend was chosen.
+const ISTIO: Backends = Backends {
+    which: r#"reporter="REPORTER",destination_service_namespace="{{namespace}}",destination_service_name="{{canary.service}}""#,
+    requests: "istio_requests_total",
+    success: r#"response_code!~"5..""#,
+    histogram: "istio_request_duration_milliseconds",
+    scale: 1.0,
+    url: Some("http://gateway-istio.gateways:15020/stats/prometheus"),
+};
+
+/// What Linkerd's proxies count for each backend of a route, on the side of the client. A request that got no answer has an `error`, and
+/// no status.
+const LINKERD: Backends = Backends {
+    which: r#"backend_namespace="{{namespace}}",backend_name="{{canary.service}}""#,
+    requests: "outbound_http_route_backend_response_statuses_total",
+    success: r#"http_status!~"5..",error="""#,
+    histogram: "outbound_http_route_backend_response_duration_seconds",
+    scale: 1000.0,
+    url: None,
+};
+
+/// Traefik names the service of a backend `<namespace>-<service>-<port>@kubernetesgateway`, newer versions with that of its rule and
+/// `-svc-` before it.
+const TRAEFIK: Backends = Backends {
+    which: r#"SERVICE_LABEL=~"(.+-svc-)?{{namespace}}-{{canary.service}}-[0-9]+@kubernetesgateway""#,
+    requests: "traefik_service_requests_total",
+    success: r#"code!~"5..""#,
+    histogram: "traefik_service_request_duration_seconds",
+    scale: 1000.0,
+    url: Some("http://traefik.traefik:9100/metrics"),
+};
+
+/// Whose numbers a preset reads.
+enum Whose {
+    Backends(Backends),
+    Pods,
+    /// Nobody's: they would not tell canary from stable.
+    Untold,
+}
+
+fn whose(preset: Preset) -> Whose {
+    match preset {
+        Preset::ContourSuccessRate | Preset::ContourLatency => Whose::Backends(CONTOUR),
+        Preset::IstioSuccessRate | Preset::IstioLatency => Whose::Backends(ISTIO),
+        Preset::LinkerdSuccessRate | Preset::LinkerdLatency => Whose::Backends(LINKERD),
+        Preset::TraefikSuccessRate | Preset::TraefikLatency => Whose::Backends(TRAEFIK),
+        Preset::PodsSuccessRate | Preset::PodsLatency => Whose::Pods,
+        Preset::EnvoyGatewaySuccessRate | Preset::EnvoyGatewayLatency => Whose::Untold,
+        Preset::NginxGatewayFabricSuccessRate | Preset::NginxGatewayFabricLatency => Whose::Untold,
+    }
+}
+
+/// Whether a preset tells the versions by the Services that their requests are sent to; else by the names of their pods.
+pub fn by_service(preset: Preset) -> bool {
+    matches!(whose(preset), Whose::Backends(_))
+}
 
 /// Expands a preset: what is computed, and its unit. Faults are named by the field.
 pub fn expand(preset: Preset, parameters: &BTreeMap<String, String>, transport: Transport) -> Result<(What, Unit), Vec<Fault>> {
     let mut reader = Reader { preset, transport, parameters, known: Vec::new(), faults: Vec::new() };
-    reader.check_transport();
-    let what = match preset {
-        Preset::ContourSuccessRate => {
-            let series = |class: &str| format!("envoy_cluster_upstream_rq_xx{{{CONTOUR_CLUSTER}{class}}}");
-            reader.ratio(&series(r#",envoy_response_code_class!="5""#), &series(""))
+    let what = match whose(preset) {
+        Whose::Untold => {
+            let message = format!(
+                "{}: this gateway counts all backends of a rule as one, so its numbers do not tell canary from stable: judge by the application's own, with preset pods/success-rate or pods/latency, which need no Prometheus with scrape: {{}}",
+                name(preset)
+            );
+            return Err(vec![("preset".to_owned(), message)]);
         }
-        Preset::ContourLatency => {
-            let quantile = reader.quantile();
-            reader.histogram("envoy_cluster_upstream_rq_time", CONTOUR_CLUSTER, quantile, 1.0)
+        Whose::Backends(backends) => {
+            reader.check_url(&backends);
+            reader.of_backends(&backends)
         }
-        Preset::PodsSuccessRate => {
-            let (counter, label) = (reader.name("counter", "http_requests_total"), reader.name("codeLabel", "code"));
-            let failure = reader.regex("failure", "5..").replace('\\', "\\\\").replace('"', "\\\"");
-            let which = reader.which();
-            // A series without the label would count as success: it does not count at all.
-            let series = |more: &str| format!("{counter}{{{label}!=\"\"{more}{}{which}}}", if which.is_empty() { "" } else { "," });
-            reader.ratio(&series(&format!(",{label}!~\"{failure}\"")), &series(""))
-        }
-        Preset::PodsLatency => {
-            let name = reader.name("histogram", "http_request_duration_seconds");
-            let (quantile, scale, which) = (reader.quantile(), reader.unit(), reader.which());
-            reader.histogram(&name, &which, quantile, scale)
+        Whose::Pods => {
+            reader.check_pods();
+            reader.of_pods()
         }
     };
-    let unit = match preset {
-        Preset::ContourSuccessRate | Preset::PodsSuccessRate => Unit::Percent,
-        Preset::ContourLatency | Preset::PodsLatency => Unit::Milliseconds,
-    };
+    let unit = if preset.is_latency() { Unit::Milliseconds } else { Unit::Percent };
     reader.finish(what).map(|what| (what, unit))
 }
 
@@ -62,8 +130,18 @@ pub fn name(preset: Preset) -> &'static str {
     match preset {
         Preset::ContourSuccessRate => "contour/success-rate",
         Preset::ContourLatency => "contour/latency",
+        Preset::IstioSuccessRate => "istio/success-rate",
+        Preset::IstioLatency => "istio/latency",
+        Preset::LinkerdSuccessRate => "linkerd/success-rate",
+        Preset::LinkerdLatency => "linkerd/latency",
+        Preset::TraefikSuccessRate => "traefik/success-rate",
+        Preset::TraefikLatency => "traefik/latency",
         Preset::PodsSuccessRate => "pods/success-rate",
         Preset::PodsLatency => "pods/latency",
+        Preset::EnvoyGatewaySuccessRate => "envoy-gateway/success-rate",
+        Preset::EnvoyGatewayLatency => "envoy-gateway/latency",
+        Preset::NginxGatewayFabricSuccessRate => "nginx-gateway-fabric/success-rate",
+        Preset::NginxGatewayFabricLatency => "nginx-gateway-fabric/latency",
     }
 }
 
@@ -77,20 +155,62 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn check_transport(&mut self) {
+    /// All that a gateway counts may come from one URL, not from the pods.
+    fn check_url(&mut self, backends: &Backends) {
         let name = name(self.preset);
-        let message = match (self.preset, self.transport) {
-            (Preset::ContourSuccessRate | Preset::ContourLatency, Transport::Scrape { url: false }) => {
-                format!(
-                    "{name} reads Envoy's numbers: set scrape.url to Envoy's, such as http://envoy-metrics.projectcontour:8002/stats/prometheus"
-                )
+        match (self.transport, backends.url) {
+            (Transport::Scrape { .. }, None) => {
+                let message = format!(
+                    "{name} reads what all clients' proxies have counted, and no URL has that: leave scrape out, it comes from Prometheus"
+                );
+                self.faults.push(("scrape".to_owned(), message));
             }
-            (Preset::PodsSuccessRate | Preset::PodsLatency, Transport::Scrape { url: true }) => {
-                format!("{name} reads each pod of the canary by itself, one URL cannot tell them from stable's: leave url out")
+            (Transport::Scrape { url: false }, Some(url)) => {
+                let message = format!("{name} reads the gateway's numbers: set scrape.url to where they are, such as {url}");
+                self.faults.push(("scrape.url".to_owned(), message));
             }
-            _ => return,
-        };
-        self.faults.push(("scrape.url".to_owned(), message));
+            _ => {}
+        }
+    }
+
+    fn check_pods(&mut self) {
+        if self.transport == (Transport::Scrape { url: true }) {
+            let message = format!(
+                "{} reads each pod of the canary by itself, one URL cannot tell them from stable's: leave url out",
+                name(self.preset)
+            );
+            self.faults.push(("scrape.url".to_owned(), message));
+        }
+    }
+
+    fn of_backends(&mut self, backends: &Backends) -> What {
+        let mut which = backends.which.to_owned();
+        if which.contains("REPORTER") {
+            which = which.replace("REPORTER", &self.name("reporter", "source"));
+        }
+        if which.contains("SERVICE_LABEL") {
+            which = which.replace("SERVICE_LABEL", &self.name("serviceLabel", "service"));
+        }
+        if self.preset.is_latency() {
+            let quantile = self.quantile();
+            return self.histogram(backends.histogram, &which, quantile, backends.scale);
+        }
+        let series = |more: &str| format!("{}{{{which}{more}}}", backends.requests);
+        self.ratio(&series(&format!(",{}", backends.success)), &series(""))
+    }
+
+    fn of_pods(&mut self) -> What {
+        if self.preset.is_latency() {
+            let name = self.name("histogram", "http_request_duration_seconds");
+            let (quantile, scale, which) = (self.quantile(), self.unit(), self.which());
+            return self.histogram(&name, &which, quantile, scale);
+        }
+        let (counter, label) = (self.name("counter", "http_requests_total"), self.name("codeLabel", "code"));
+        let failure = self.regex("failure", "5..").replace('\\', "\\\\").replace('"', "\\\"");
+        let which = self.which();
+        // A series without the label would count as success: it does not count at all.
+        let series = |more: &str| format!("{counter}{{{label}!=\"\"{more}{}{which}}}", if which.is_empty() { "" } else { "," });
+        self.ratio(&series(&format!(",{label}!~\"{failure}\"")), &series(""))
     }
 
     fn get(&mut self, key: &'static str, default: &str) -> String {
@@ -261,6 +381,55 @@ mod tests {
     }
 
     #[test]
+    fn meshes_and_gateways_are_asked_about_the_canary_service() {
+        let rate = |preset| texts(preset, &[], Transport::Counters);
+        assert_eq!(
+            rate(Preset::IstioSuccessRate),
+            [
+                r#"istio_requests_total{reporter="source",destination_service_namespace="shop",destination_service_name="api-canary",response_code!~"5.."}"#,
+                r#"istio_requests_total{reporter="source",destination_service_namespace="shop",destination_service_name="api-canary"}"#,
+            ]
+        );
+        assert_eq!(
+            rate(Preset::LinkerdSuccessRate),
+            [
+                r#"outbound_http_route_backend_response_statuses_total{backend_namespace="shop",backend_name="api-canary",http_status!~"5..",error=""}"#,
+                r#"outbound_http_route_backend_response_statuses_total{backend_namespace="shop",backend_name="api-canary"}"#,
+            ]
+        );
+        assert_eq!(
+            texts(Preset::TraefikLatency, &[("serviceLabel", "exported_service")], Transport::Prometheus),
+            [
+                r#"sum by (le) (increase(traefik_service_request_duration_seconds_bucket{exported_service=~"(.+-svc-)?shop-api-canary-[0-9]+@kubernetesgateway"}[30s]))"#
+            ]
+        );
+        assert_eq!(
+            texts(Preset::IstioLatency, &[("reporter", "waypoint"), ("quantile", "0.5")], Transport::Scrape { url: true }),
+            [
+                r#"istio_request_duration_milliseconds{reporter="waypoint",destination_service_namespace="shop",destination_service_name="api-canary"}"#
+            ]
+        );
+    }
+
+    /// As https://linkerd.io/2-edge/tasks/books shows them: a request without an answer has an error and no status.
+    #[test]
+    fn of_linkerds_requests_those_without_an_answer_have_failed() {
+        let texts = texts(Preset::LinkerdSuccessRate, &[], Transport::Counters);
+        let counted = |text: &str, status: &str, error: &str, backend: &str| {
+            let labels = [("backend_namespace", "shop"), ("backend_name", backend), ("http_status", status), ("error", error)];
+            let label = |name: &str| labels.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+            Selector::parse(text).unwrap().matches("outbound_http_route_backend_response_statuses_total", label)
+        };
+        let [success, all] = texts.as_slice() else { panic!("{texts:?}") };
+        for (status, error, succeeds) in
+            [("200", "", true), ("404", "", true), ("500", "", false), ("", "REQUEST_TIMEOUT", false), ("", "UNEXPECTED", false)]
+        {
+            assert_eq!(counted(success, status, error, "api-canary"), succeeds, "{status} {error}");
+            assert!(counted(all, status, error, "api-canary") && !counted(all, status, error, "api"));
+        }
+    }
+
+    #[test]
     fn for_scrape_they_are_selectors() {
         let pods = Transport::Scrape { url: false };
         assert_eq!(
@@ -300,7 +469,11 @@ mod tests {
     #[test]
     fn a_preset_that_cannot_tell_the_canary_is_refused() {
         let error = expand(Preset::ContourLatency, &BTreeMap::new(), Transport::Scrape { url: false }).unwrap_err();
-        assert!(error[0].1.contains("set scrape.url to Envoy's"), "{error:?}");
+        assert!(error[0].1.contains("set scrape.url to where they are, such as http://envoy-metrics"), "{error:?}");
+        let error = expand(Preset::LinkerdLatency, &BTreeMap::new(), Transport::Scrape { url: true }).unwrap_err();
+        assert!(error[0].1.contains("it comes from Prometheus"), "{error:?}");
+        let error = expand(Preset::EnvoyGatewayLatency, &BTreeMap::new(), Transport::Prometheus).unwrap_err();
+        assert!(error[0].1.contains("pods/latency"), "{error:?}");
         let error = expand(Preset::PodsLatency, &BTreeMap::new(), Transport::Scrape { url: true }).unwrap_err();
         assert!(error[0].1.contains("leave url out"), "{error:?}");
     }

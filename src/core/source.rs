@@ -9,7 +9,7 @@ use super::{
 };
 use crate::api::{
     access::{Access, Header, RESERVED_HEADERS},
-    analysis::{HistogramQuantile, Metric, Preset, PrometheusProvider, Ratio, ScrapeProvider},
+    analysis::{HistogramQuantile, Metric, PrometheusProvider, Ratio, ScrapeProvider},
 };
 
 /// What is wrong with a field: its path within the metric, and words that say how to mend it.
@@ -280,8 +280,7 @@ fn numerator(metric: &Metric, counters: bool, what: &What) -> Result<Option<Nume
             fault("prometheus.counters", "prometheus.counters belongs to compare: write compare, or a ratio of two queries instead")
         }
         _ if metric.compare.is_none() => Ok(None),
-        (Some(Preset::ContourSuccessRate | Preset::PodsSuccessRate), _) => Ok(Some(Numerator::Successes)),
-        (Some(Preset::ContourLatency | Preset::PodsLatency), _) => Ok(Some(Numerator::Failures)),
+        (Some(preset), _) => Ok(Some(if preset.is_latency() { Numerator::Failures } else { Numerator::Successes })),
         (None, What::Ratio { .. }) if counters && metric.min.is_some() => {
             fault("min", "with compare the numerator counts failures: select these, and write max instead of min")
         }

@@ -2,7 +2,7 @@
 //! the step is held; and where Git lists both Services without weights, a sync at every step does no harm.
 
 use anyhow::{Context, Result, ensure};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use sluice::{
@@ -12,6 +12,7 @@ use sluice::{
 
 use crate::{
     app::App,
+    load::{Record, Records},
     plugin::sluice,
     space::in_words,
     test::Test,
@@ -22,6 +23,8 @@ use crate::{
 /// As Argo CD calls itself where it applies server-side.
 const TOOL: &str = "argocd-controller";
 const REPAIRED_WITHIN: SignedDuration = SignedDuration::from_secs(1);
+/// A tool's write may cost a request within this time.
+const UNSETTLED: SignedDuration = SignedDuration::from_secs(1);
 
 pub async fn run(test: &Test) -> Result<()> {
     futures::try_join!(contested(test), repaired(test), synced(test)).map(drop)
@@ -38,12 +41,32 @@ async fn taken_over(test: &Test, name: &str, pause: Value) -> Result<App> {
     Ok(app)
 }
 
-/// Applies manifests as they stand in Git, whatever is live.
-async fn put_back(test: &Test, manifests: &[&Value]) -> Result<()> {
+/// Applies manifests as they stand in Git, whatever is live. Gives the time at which that began.
+async fn put_back(test: &Test, manifests: &[&Value]) -> Result<Timestamp> {
+    let began = Timestamp::now();
     for manifest in manifests {
         let (kind, name) = (manifest["kind"].as_str().unwrap_or_default(), manifest["metadata"]["name"].as_str().unwrap_or_default());
         let params = PatchParams::apply(TOOL).force();
         test.space.api(kind).patch(name, &params, &Patch::Apply(manifest)).await.with_context(|| format!("put {kind} {name} back"))?;
+    }
+    Ok(began)
+}
+
+/// Where a tool takes a backend out of a route that sends it traffic, the gateway itself may lose a request: Envoy learns of routes and of
+/// clusters apart. (With 200 requests a second and 20 % of them for that backend, one of 30 such writes did.) No other request fails.
+fn ensure_only_the_tools(test: &Test, records: &Records, writes: &[Timestamp]) -> Result<()> {
+    let after_a_write = |record: &&Record| writes.iter().any(|at| record.at >= *at && record.at < *at + UNSETTLED);
+    let (by_tool, others): (Vec<_>, Vec<_>) = records.failures().partition(after_a_write);
+    ensure!(others.is_empty(), "a request failed that no write of the tool explains: {}", others[0]);
+    ensure!(
+        by_tool.len() <= writes.len(),
+        "{} writes of the tool cost {} requests, the first: {}",
+        writes.len(),
+        by_tool.len(),
+        by_tool[0]
+    );
+    if !by_tool.is_empty() {
+        test.say(format!("{} writes of the tool cost {} of {} requests", writes.len(), by_tool.len(), records.sent()));
     }
     Ok(())
 }
@@ -104,14 +127,15 @@ async fn contested(test: &Test) -> Result<()> {
     let load = app.load(40)?;
     let timeline = Timeline::start(&test.space, "HTTPRoute", "api");
     app.release("v2", &[]).await?;
+    let mut writes = vec![];
     for _ in 0..2 {
         until_observed(test, "api", 20.0).await?;
-        put_back(test, &[&app.route]).await?;
+        writes.push(put_back(test, &[&app.route]).await?);
         let lost = |status: &RolloutStatus| status.weights.as_ref().is_some_and(|weights| weights.observed != Some(20.0));
         test.space.until("api", "it is seen", seconds(10), lost).await?;
     }
     until_observed(test, "api", 20.0).await?;
-    put_back(test, &[&app.route]).await?;
+    writes.push(put_back(test, &[&app.route]).await?);
     let condition =
         |status: &RolloutStatus| status.conditions.iter().find(|c| c.type_ == "TrafficContested" && c.status == "True").cloned();
     let status = test.space.until("api", "TrafficContested", seconds(10), |status| condition(status).is_some()).await?;
@@ -136,7 +160,7 @@ async fn contested(test: &Test) -> Result<()> {
     app.release("v1", &[]).await?;
     let status = app.space.until_healthy("api", "sluice.dev/app:v1", seconds(60)).await?;
     ensure!(condition(&status).is_none(), "still contested at rest: {:?}", status.conditions);
-    test.stop(load).await?.ensure_no_failures()?;
+    ensure_only_the_tools(test, &test.stop(load).await?, &writes)?;
     given_up(test, "api").await
 }
 
@@ -146,12 +170,13 @@ async fn repaired(test: &Test) -> Result<()> {
     let load = app.load(40)?;
     let (service, route) = (Timeline::start(&test.space, "Service", "repaired"), Timeline::start(&test.space, "HTTPRoute", "repaired"));
     app.release("v2", &[]).await?;
+    let mut writes = vec![];
     for weight in [20.0, 50.0] {
         until_observed(test, "repaired", weight).await?;
-        put_back(test, &[&app.service, &app.route, &app.deployment]).await?;
+        writes.push(put_back(test, &[&app.service, &app.route, &app.deployment]).await?);
     }
     app.space.until_healthy("repaired", "sluice.dev/app:v2", seconds(90)).await?;
-    test.stop(load).await?.ensure_no_failures()?;
+    ensure_only_the_tools(test, &test.stop(load).await?, &writes)?;
     // At rest it is as in Git, too: what was put back last has no end.
     ensure_repaired(test, "the Service", &repairs(&service, is_pinned), 2)?;
     ensure_repaired(test, "the route", &repairs(&route, has_canary), 2)?;

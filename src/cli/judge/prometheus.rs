@@ -12,7 +12,18 @@ use crate::{
 };
 
 /// As their names are written in a metric.
-pub const PRESETS: [&str; 4] = ["contour/success-rate", "contour/latency", "pods/success-rate", "pods/latency"];
+pub const PRESETS: [&str; 10] = [
+    "contour/success-rate",
+    "contour/latency",
+    "istio/success-rate",
+    "istio/latency",
+    "linkerd/success-rate",
+    "linkerd/latency",
+    "traefik/success-rate",
+    "traefik/latency",
+    "pods/success-rate",
+    "pods/latency",
+];
 /// Intervals of one answer.
 const MOST_INTERVALS: i64 = 5000;
 
@@ -102,14 +113,12 @@ pub fn metric(args: &Args, texts: bool) -> Result<Value, Error> {
         _ => return Err(Error::Pointless("say what is counted: --preset, or --failures and --requests".to_owned())),
     };
     metric["interval"] = json!(args.interval);
-    let uses = |preset: &str, variable: &str| match &args.preset {
-        Some(asked) => asked.starts_with(preset),
-        None => [&args.failures, &args.requests].into_iter().flatten().any(|selector| selector.contains(variable)),
-    };
-    if uses("pods/", "canary.hash") && (args.canary.is_none() || args.stable.is_none()) {
+    let selects = |variable: &str| [&args.failures, &args.requests].into_iter().flatten().any(|selector| selector.contains(variable));
+    let pods = args.preset.as_deref().map(|preset| preset.starts_with("pods/"));
+    if pods.unwrap_or_else(|| selects("canary.hash")) && (args.canary.is_none() || args.stable.is_none()) {
         return Err(Error::Pointless("the versions are told by the hashes of their pods: give --canary and --stable".to_owned()));
     }
-    if uses("contour/", "canary.service") && args.service.is_none() {
+    if pods.map_or_else(|| selects("canary.service"), |pods| !pods) && args.service.is_none() {
         return Err(Error::Pointless("the versions are told by their Services: give --service".to_owned()));
     }
     Ok(metric)

@@ -218,10 +218,7 @@ async fn parameters_without_a_meaning_are_refused() {
             "the versions are told by the hashes of their pods: give --canary and --stable",
         ),
         (&format!("{asked} --preset contour/latency --service api --ceiling 5%"), "--ceiling is a share of failures"),
-        (
-            &format!("{asked} --preset nginx --service api"),
-            "[possible values: contour/success-rate, contour/latency, pods/success-rate, pods/latency]",
-        ),
+        (&format!("{asked} --preset nginx --service api"), "[possible values: contour/success-rate, contour/latency, istio/success-rate,"),
         (&format!("{asked} --failures a --requests b"), "--failures, --requests: compare counts stable by the same selectors"),
         (
             &format!(

@@ -1,4 +1,4 @@
-//! Every preset on what real processes expose (tests/data).
+//! Every preset on what real processes expose (tests/data), or on what their documentation says that they do.
 
 use super::*;
 
@@ -29,7 +29,7 @@ async fn canary() -> [Server; 2] {
 }
 
 fn preset(preset: Preset, url: Option<String>, parameters: &[(&str, &str)]) -> Metric {
-    let latency = matches!(preset, Preset::ContourLatency | Preset::PodsLatency);
+    let latency = preset.is_latency();
     Metric {
         name: "m".into(),
         preset: Some(preset),
@@ -141,5 +141,64 @@ async fn odd_answers_of_prometheus() {
     ] {
         let error = of(body).await.unwrap_err();
         assert_eq!((error.kind, error.message.contains(message)), (kind, true), "{error}");
+    }
+}
+
+/// Two readings of counters, 30 s apart; the first is all zeros.
+async fn documented(series: &[(&str, u64)]) -> Server {
+    let text = |last: bool| -> &'static str {
+        let lines = series.iter().map(|(series, count)| format!("{series} {}\n", if last { *count } else { 0 }));
+        lines.collect::<String>().leak()
+    };
+    readings(TEXT, [text(false), text(true)]).await
+}
+
+/// Labels as in https://istio.io/latest/docs/reference/config/metrics.
+#[tokio::test]
+async fn istio() {
+    let requests = |reporter: &str, namespace: &str, service: &str, code: &str| {
+        format!(
+            r#"istio_requests_total{{reporter="{reporter}",source_workload="gateway-istio",destination_workload="api-7f6b",destination_service="{service}.{namespace}.svc.cluster.local",destination_service_name="{service}",destination_service_namespace="{namespace}",request_protocol="http",response_code="{code}",response_flags="-"}}"#
+        )
+    };
+    let bucket = |service: &str, le: &str| {
+        format!(
+            r#"istio_request_duration_milliseconds_bucket{{reporter="source",destination_service_name="{service}",destination_service_namespace="shop",response_code="200",le="{le}"}}"#
+        )
+    };
+    let series = [
+        (requests("source", "shop", "api-canary", "200"), 900),
+        (requests("source", "shop", "api-canary", "503"), 100),
+        (requests("destination", "shop", "api-canary", "503"), 5_000),
+        (requests("source", "shop", "api", "503"), 5_000),
+        (requests("source", "bank", "api-canary", "503"), 5_000),
+        (bucket("api-canary", "100"), 500),
+        (bucket("api-canary", "500"), 1_000),
+        (bucket("api-canary", "+Inf"), 1_000),
+        (bucket("api", "+Inf"), 5_000),
+    ];
+    let series: Vec<(&str, u64)> = series.iter().map(|(series, count)| (series.as_str(), *count)).collect();
+    let of = async |of: Preset| two_readings(&preset(of, Some(documented(&series).await.address.clone()), &[]), &Fake::default()).await;
+    assert_eq!(of(Preset::IstioSuccessRate).await, (Verdict::Fail, "90 % is below the minimum of 99 % (1,000 requests)".to_owned()));
+    assert_eq!(of(Preset::IstioLatency).await, (Verdict::Fail, "492 ms is above the maximum of 250 ms (1,000 requests)".to_owned()));
+}
+
+/// Names of services as Traefik gives them to the backends of a Gateway API route, older and newer.
+#[tokio::test]
+async fn traefik() {
+    let requests = |service: &str, code: &str| {
+        format!(r#"traefik_service_requests_total{{code="{code}",method="GET",protocol="http",service="{service}@kubernetesgateway"}}"#)
+    };
+    for prefix in ["", "httproute-shop-api-gw-gateways-main-ep-web-0-1c0cf64bde37d9d0df06-svc-"] {
+        let series = [
+            (requests(&format!("{prefix}shop-api-canary-80"), "200"), 950),
+            (requests(&format!("{prefix}shop-api-canary-80"), "502"), 50),
+            (requests(&format!("{prefix}shop-api-80"), "502"), 5_000),
+            (requests("httproute-shop-api-canary-gw-gateways-main-ep-web-0-1c0cf64bde37d9d0df06-wrr", "502"), 5_000),
+        ];
+        let series: Vec<(&str, u64)> = series.iter().map(|(series, count)| (series.as_str(), *count)).collect();
+        let rate = preset(Preset::TraefikSuccessRate, Some(documented(&series).await.address.clone()), &[]);
+        let expected = (Verdict::Fail, "95 % is below the minimum of 99 % (1,000 requests)".to_owned());
+        assert_eq!(two_readings(&rate, &Fake::default()).await, expected, "{prefix}");
     }
 }

@@ -6,10 +6,11 @@ use jiff::SignedDuration;
 
 use super::promql::{self, Counter, Form};
 use crate::{
-    api::{Metric, Verdict, analysis::Preset},
+    api::{Metric, Verdict},
     core::{
         analysis::DEFAULT_INTERVAL,
         judge::{self, Sample},
+        presets,
         query::{Scope, Template, Values},
         source::{Provider, Source, Surroundings, What},
     },
@@ -76,7 +77,7 @@ pub fn asked(metric: &Metric, args: &BTreeMap<String, String>, traffic: bool) ->
         }
         (What::Quantile { histogram, quantile, scale }, _) => {
             let histogram = match metric.preset {
-                Some(Preset::ContourLatency) => Histogram { unit: *scale, bounds: ENVOY },
+                Some(preset) if presets::by_service(preset) => Histogram { unit: *scale, bounds: ENVOY },
                 Some(_) => Histogram { unit: *scale, bounds: CLIENTS },
                 None => {
                     asking.is_about_canary(&[histogram])?;
