@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    calls::Target,
     cluster::Cluster,
     load::Load,
     space::Space,
@@ -100,6 +101,11 @@ impl App {
 
     pub fn load_on(&self, path: &str, rate: u32) -> Result<Load> {
         Load::start(&self.gateway, &self.host, path, "", rate)
+    }
+
+    /// Calls of gRPC with these headers.
+    pub fn target(&self, headers: &[(&'static str, &'static str)]) -> Target {
+        Target { gateway: self.gateway.clone(), host: self.host.clone(), headers: headers.to_vec() }
     }
 
     /// Requests that carry this header.

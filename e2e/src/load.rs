@@ -105,7 +105,7 @@ impl From<Line> for Record {
 
 impl Record {
     pub fn failed(&self) -> bool {
-        self.code != 200
+        self.code != 200 || !self.error.is_empty()
     }
 }
 

@@ -5,6 +5,7 @@
 mod app;
 mod audit;
 mod bench;
+mod calls;
 mod cluster;
 mod conformance;
 mod load;

@@ -40,7 +40,8 @@ pub struct PodFacts {
 fn resource(kind: &str) -> ApiResource {
     let (group, version) = match kind {
         "Deployment" | "ReplicaSet" | "ControllerRevision" => ("apps", "v1"),
-        "HTTPRoute" => ("gateway.networking.k8s.io", "v1"),
+        "HTTPRoute" | "GRPCRoute" | "ReferenceGrant" | "BackendTLSPolicy" | "Gateway" => ("gateway.networking.k8s.io", "v1"),
+        "XBackendTrafficPolicy" => ("gateway.networking.x-k8s.io", "v1alpha1"),
         "Rollout" | "AnalysisTemplate" | "AnalysisRun" | "RolloutAction" => (sluice::api::GROUP, sluice::api::VERSION),
         "Role" | "RoleBinding" => ("rbac.authorization.k8s.io", "v1"),
         "PodDisruptionBudget" => ("policy", "v1"),

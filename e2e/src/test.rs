@@ -20,6 +20,21 @@ use crate::{
     space::{Space, in_words},
 };
 
+/// What a failure is explained with.
+const KINDS: [&str; 11] = [
+    "Rollout",
+    "HTTPRoute",
+    "GRPCRoute",
+    "Service",
+    "BackendTLSPolicy",
+    "Deployment",
+    "ReplicaSet",
+    "AnalysisRun",
+    "RolloutAction",
+    "ControllerRevision",
+    "Pod",
+];
+
 pub type Body = for<'a> fn(&'a Test) -> LocalBoxFuture<'a, Result<()>>;
 
 /// A scenario, by its name.
@@ -69,7 +84,11 @@ impl Test {
 
     /// Ends a load and counts its requests for the table.
     pub async fn stop(&self, load: Load) -> Result<Records> {
-        let records = load.stop().await?;
+        self.count(load.stop().await?)
+    }
+
+    /// Counts the requests of a load that has ended for the table.
+    pub fn count(&self, records: Records) -> Result<Records> {
         let failed = records.failures().count();
         self.sent.fetch_add(records.sent(), Ordering::Relaxed);
         self.failed.fetch_add(failed, Ordering::Relaxed);
@@ -106,9 +125,7 @@ impl Test {
         writeln!(short, "the last events:\n  {}", tail(&events, 8))?;
         writeln!(short, "the controller's last words on this namespace:\n  {}", tail(&logs, 12))?;
         writeln!(long, "{short}\n\nall events:\n{}\n\nthe controller's log:\n{}", events.join("\n"), logs.join("\n"))?;
-        for kind in
-            ["Rollout", "HTTPRoute", "Service", "Deployment", "ReplicaSet", "AnalysisRun", "RolloutAction", "ControllerRevision", "Pod"]
-        {
+        for kind in KINDS {
             for object in self.space.list(kind).await? {
                 writeln!(long, "\n--- {kind}\n{}", serde_yaml_ng::to_string(&object)?)?;
             }

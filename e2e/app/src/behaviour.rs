@@ -30,6 +30,8 @@ pub struct Settings {
     pub crash_after: Option<Duration>,
     /// `DRAIN_S`: seconds that it serves on after SIGTERM. Default 5, well over what endpoints take to reach the gateway.
     pub drain: Duration,
+    /// `TLS_CERTIFICATE` and `TLS_KEY`, as PEM: it speaks TLS. Default: it doesn't.
+    pub tls: Option<(String, String)>,
 }
 
 impl Settings {
@@ -54,6 +56,10 @@ impl Settings {
             ready_after,
             crash_after,
             drain: seconds(variable("DRAIN_S", 5.0)?)?,
+            tls: match env::var_os("TLS_KEY") {
+                Some(_) => Some((variable("TLS_CERTIFICATE", String::new())?, variable("TLS_KEY", String::new())?)),
+                None => None,
+            },
         })
     }
 }
@@ -170,6 +176,7 @@ mod tests {
             ready_after,
             crash_after: None,
             drain: Duration::ZERO,
+            tls: None,
         })
     }
 

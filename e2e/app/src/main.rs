@@ -1,11 +1,13 @@
 //! The app that the end-to-end scenarios roll out: a web server that is as good or as bad as it is told to be.
 //!
-//! Any path answers with the version; `/readyz`, `/metrics` and `POST /control` are its own. On SIGTERM it does what a
-//! well-behaved server does: it becomes unready, serves on until the gateway has noticed, closes connections by
-//! saying so first, finishes what is in flight, and exits 0.
+//! Any path answers with the version, over HTTP/1.1 and HTTP/2, and calls of gRPC do; `/readyz`, `/metrics` and `POST /control` are its
+//! own. On SIGTERM it does what a well-behaved server does: it becomes unready, serves on until the gateway has noticed, closes
+//! connections by saying so first, finishes what is in flight, and exits 0.
 
 mod behaviour;
+mod grpc;
 mod metrics;
+mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,16 +15,18 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::{Query, Request, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::Listener;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use behaviour::{Behaviour, Change, Settings};
 use metrics::Metrics;
+use tls::TlsListener;
 
 struct App {
     settings: Settings,
@@ -43,6 +47,13 @@ async fn main() -> anyhow::Result<()> {
         });
     }
     println!("version {} serves on port {}", app.settings.version, app.settings.port);
+    match app.settings.tls.clone() {
+        Some((certificate, key)) => serve(TlsListener::new(listener, &certificate, &key)?, app).await,
+        None => serve(listener, app).await,
+    }
+}
+
+async fn serve(listener: impl Listener<Addr: std::fmt::Debug>, app: Arc<App>) -> anyhow::Result<()> {
     axum::serve(listener, router(app.clone())).with_graceful_shutdown(drained(app)).await?;
     Ok(())
 }
@@ -65,26 +76,36 @@ async fn drained(app: Arc<App>) {
     tokio::time::sleep(app.settings.drain).await;
 }
 
-/// While draining, every answer asks its client to open the next connection elsewhere.
+/// While draining, every answer asks its client to open the next connection elsewhere. (HTTP/2 has a message of its own for that.)
 async fn announce_close(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let has_header = request.version() <= Version::HTTP_11;
     let mut response = next.run(request).await;
-    if app.behaviour.draining() {
+    if app.behaviour.draining() && has_header {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-async fn answer(State(app): State<Arc<App>>) -> Response {
+async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
     let begin = Instant::now();
     let (fails, latency) = app.behaviour.next_answer();
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
     compute(app.settings.cpu);
-    let status = if fails { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    app.metrics.answered(status.as_u16(), begin.elapsed());
     let Settings { version, pod, .. } = &app.settings;
     let headers = [("x-version", version.clone()), ("x-pod", pod.clone())];
+    if grpc::is_call(&request) {
+        let code = match grpc::is_whole(request).await {
+            false => grpc::Code::InvalidArgument,
+            true if fails => grpc::Code::Unavailable,
+            true => grpc::Code::Ok,
+        };
+        app.metrics.handled(code.name());
+        return (headers, grpc::answer(code, version)).into_response();
+    }
+    let status = if fails { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    app.metrics.answered(status.as_u16(), begin.elapsed());
     (status, headers, format!("{version}\n")).into_response()
 }
 

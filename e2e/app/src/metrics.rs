@@ -19,9 +19,15 @@ struct Code {
     code: u16,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct GrpcCode {
+    grpc_code: &'static str,
+}
+
 pub struct Metrics {
     registry: Registry,
     requests: Family<Code, Counter>,
+    handled: Family<GrpcCode, Counter>,
     duration: Histogram,
 }
 
@@ -32,12 +38,17 @@ impl Default for Metrics {
         for code in [200, 503] {
             drop(requests.get_or_create(&Code { code }));
         }
+        let handled = Family::<GrpcCode, Counter>::default();
+        for grpc_code in ["OK", "Unavailable"] {
+            drop(handled.get_or_create(&GrpcCode { grpc_code }));
+        }
         let duration = Histogram::new(BUCKETS);
         let mut registry = Registry::default();
         // The encoder adds `_total`.
         registry.register("http_requests", "Answers by status code", requests.clone());
+        registry.register("grpc_server_handled", "Calls by code of gRPC", handled.clone());
         registry.register("http_request_duration_seconds", "How long answers took", duration.clone());
-        Self { registry, requests, duration }
+        Self { registry, requests, handled, duration }
     }
 }
 
@@ -45,6 +56,11 @@ impl Metrics {
     pub fn answered(&self, code: u16, took: Duration) {
         self.requests.get_or_create(&Code { code }).inc();
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// A call of gRPC.
+    pub fn handled(&self, grpc_code: &'static str) {
+        self.handled.get_or_create(&GrpcCode { grpc_code }).inc();
     }
 
     pub fn encode(&self) -> String {
@@ -63,10 +79,13 @@ mod tests {
         let metrics = Metrics::default();
         metrics.answered(200, Duration::from_millis(20));
         metrics.answered(200, Duration::from_millis(200));
+        metrics.handled("Unavailable");
         let text = metrics.encode();
         for line in [
             "http_requests_total{code=\"200\"} 2",
             "http_requests_total{code=\"503\"} 0",
+            "grpc_server_handled_total{grpc_code=\"OK\"} 0",
+            "grpc_server_handled_total{grpc_code=\"Unavailable\"} 1",
             "http_request_duration_seconds_count 2",
             "http_request_duration_seconds_bucket{le=\"0.025\"} 1",
             "http_request_duration_seconds_bucket{le=\"+Inf\"} 2",

@@ -19,6 +19,7 @@ mod neighbours;
 mod never_ready;
 mod outage;
 mod requests;
+mod routes;
 mod routes_in_git;
 mod scaling;
 mod take_over;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(never_ready, "never-ready", alone: false, "a version that never becomes ready, and one that crashes after 20 s, are taken back; stable is untouched"),
         scenario!(neighbours, "neighbours", alone: false, "what others have in the same route stays untouched, while two Rollouts roll in it"),
         scenario!(requests, "requests", alone: false, "testers reach the canary by a header while it has no weight, and copies of requests do; an abort ends both at once"),
+        scenario!(routes, "routes", alone: false, "gRPC, other namespaces, several parents, rules at their limits, and policies of a Service, on a real gateway"),
         scenario!(routes_in_git, "routes-in-git", alone: false, "routes that list both Services, with and without weights; several routes; rules by name"),
         scenario!(actions, "actions", alone: false, "the plugin steers; stale commands are refused; new templates in the middle of a rollout"),
         scenario!(template_mode, "template-mode", alone: false, "a Rollout with its own template, judged by its pods' own numbers"),

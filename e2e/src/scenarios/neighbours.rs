@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::{space::differences, test::Test, timeline::Timeline, wait::seconds};
 
+const OWNERS: [&str; 3] = ["api", "web", "partner"];
+
 pub async fn run(test: &Test) -> Result<()> {
     let (mut api, mut web, mut partner) = (test.app("api")?, test.app("web")?, test.app("partner")?);
     for (app, version) in [(&mut web, "v1"), (&mut partner, "v9")] {
@@ -47,7 +49,7 @@ pub async fn run(test: &Test) -> Result<()> {
 
     let versions = timeline.versions();
     for (at, version) in &versions {
-        untouched(&before, version).with_context(|| format!("in the route as it was at {at}"))?;
+        untouched(&before, version, &OWNERS).with_context(|| format!("in the route as it was at {at}"))?;
     }
     for rule in [1, 2] {
         let count = |route: &Value| backends(&route["spec"]["rules"][rule]).len();
@@ -96,8 +98,8 @@ fn backends(rule: &Value) -> Vec<(String, i64)> {
     rule["backendRefs"].as_array().into_iter().flatten().map(backend).collect()
 }
 
-/// All but the weights of the two Rollouts' backends is as in `before`, and everyone's share is what it was.
-fn untouched(before: &Value, now: &Value) -> Result<()> {
+/// All but the weights of the Rollouts' backends is as in `before`, and the share of each owner, with its canary, is what it was.
+pub fn untouched(before: &Value, now: &Value, owners: &[&str]) -> Result<()> {
     let without_backends = |route: &Value| {
         let mut spec = route["spec"].clone();
         for rule in spec["rules"].as_array_mut().into_iter().flatten() {
@@ -110,9 +112,9 @@ fn untouched(before: &Value, now: &Value) -> Result<()> {
     let rules = |route: &Value| route["spec"]["rules"].as_array().cloned().unwrap_or_default();
     for (before, now) in rules(before).iter().zip(&rules(now)) {
         let (was, is) = (backends(before), backends(now));
-        for owner in ["api", "web", "partner"] {
+        for owner in owners {
             let part = |backends: &[(String, i64)]| {
-                let own = |name: &str| name == owner || name.strip_suffix("-canary") == Some(owner);
+                let own = |name: &str| name.strip_suffix("-canary").unwrap_or(name) == *owner;
                 let sum = backends.iter().filter(|(name, _)| own(name)).map(|(_, weight)| weight).sum::<i64>();
                 (sum, backends.iter().map(|(_, weight)| weight).sum::<i64>())
             };
@@ -144,8 +146,8 @@ mod tests {
         let split = |partner: i64| {
             route(json!([{"name": "api", "weight": 2625}, {"name": "partner", "weight": partner}, {"name": "api-canary", "weight": 375}]))
         };
-        untouched(&git, &split(1000)).unwrap();
-        assert!(untouched(&git, &split(1001)).unwrap_err().to_string().contains("3/4"));
+        untouched(&git, &split(1000), &OWNERS).unwrap();
+        assert!(untouched(&git, &split(1001), &OWNERS).unwrap_err().to_string().contains("3/4"));
     }
 
     #[test]
@@ -153,6 +155,6 @@ mod tests {
         let git = route(json!([]));
         let mut dropped = git.clone();
         dropped["spec"]["rules"][1].as_object_mut().unwrap().remove("retry");
-        assert!(untouched(&git, &dropped).unwrap_err().to_string().contains("retry"));
+        assert!(untouched(&git, &dropped, &OWNERS).unwrap_err().to_string().contains("retry"));
     }
 }
