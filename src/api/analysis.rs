@@ -123,7 +123,7 @@ pub struct Metric {
     /// Service, `pods/*` the numbers of the application itself. `success-rate` is in percent (0 to 100), `latency` in milliseconds (a
     /// quantile, by default 0.99). They come from Prometheus, unless `scrape` is set (an empty `scrape` will do for `pods/*`; `linkerd/*`
     /// cannot be scraped, the others need its `url`). Behind Envoy Gateway and NGINX Gateway Fabric, whose own numbers do not tell canary
-    /// from stable, use `pods/*`.
+    /// from stable, use `pods/*`. Beside a GRPCRoute `pods/success-rate` is the one for success: failed calls have the HTTP code 200.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
 

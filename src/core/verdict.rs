@@ -9,9 +9,15 @@ use super::{
     draft::{Draft, Flow, Waiting, wait},
     observed::{Observed, RunView, Templates},
     patch::{self, Guarded, Kind},
+    presets,
     spec::{Invalid, StepKind, invalid},
 };
-use crate::api::{RolloutStatus, RunPhase, keys, rollout::StepAnalysis, status::AnalysisSummary};
+use crate::api::{
+    Metric, RolloutStatus, RunPhase,
+    keys,
+    rollout::{RouteKind, StepAnalysis},
+    status::AnalysisSummary,
+};
 
 /// Runs that are kept of each revision, beside those of the running rollout.
 const KEPT_RUNS: usize = 10;
@@ -268,16 +274,32 @@ pub fn check(spec: &super::spec::Spec, templates: &Templates, defaults: &analysi
                 let (part, mend) = problems.swap_remove(0);
                 return Err(invalid(format!("{field}.metrics[{i}].{part}"), mend));
             }
+            if let Some(mend) = counts_failed_calls_as_answered(spec, metric) {
+                return Err(invalid(format!("{field}.metrics[{i}].preset"), mend));
+            }
         }
         // What else may be wrong with a template is said when it is used: it may be edited until then, and by others.
         for (i, template) in analysis.templates.iter().enumerate() {
             for metric in templates.get(template).into_iter().flatten().flat_map(|known| &known.metrics) {
                 let faults = analysis::validate_metric(metric, defaults, None).err().unwrap_or_default();
-                if let Some((_, mend)) = faults.into_iter().find(|(part, _)| part == "prometheus.address") {
+                let address = faults.into_iter().find(|(part, _)| part == "prometheus.address").map(|(_, mend)| mend);
+                if let Some(mend) = address.or_else(|| counts_failed_calls_as_answered(spec, metric)) {
                     return Err(invalid(format!("{field}.templates[{i}]"), format!("metric {} of {template}: {mend}", metric.name)));
                 }
             }
         }
     }
     Ok(())
+}
+
+/// A gateway or a mesh that counts codes of HTTP has seen every call of gRPC succeed: what became of it is in the trailers.
+fn counts_failed_calls_as_answered(spec: &super::spec::Spec, metric: &Metric) -> Option<String> {
+    let preset = metric.preset.filter(|preset| presets::by_service(*preset) && !preset.is_latency())?;
+    let route = spec.traffic.routes.iter().find(|route| route.kind == RouteKind::GrpcRoute)?;
+    Some(format!(
+        "{} counts codes of HTTP, which are 200 for calls of gRPC that fail, too, as those of {} {} may: judge by what the pods count, such as {{preset: pods/success-rate, parameters: {{counter: grpc_server_handled_total, codeLabel: grpc_code, failure: \"Unknown|Internal|Unavailable\"}}}}",
+        presets::name(preset),
+        route.kind,
+        route.name
+    ))
 }

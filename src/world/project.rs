@@ -378,7 +378,11 @@ fn parent(parent: &Value) -> ParentView {
     };
     let named = |key: &str| parent.pointer("/parentRef").and_then(|parent| text(parent, key));
     let (kind, name) = (named("kind").unwrap_or("Gateway"), named("name").unwrap_or_default());
-    ParentView { name: format!("{kind} {name}"), accepted: report("Accepted"), resolved: report("ResolvedRefs") }
+    let name = match named("sectionName").filter(|_| kind == "Gateway") {
+        Some(listener) => format!("listener {listener} of {kind} {name}"),
+        None => format!("{kind} {name}"),
+    };
+    ParentView { name, accepted: report("Accepted"), resolved: report("ResolvedRefs") }
 }
 
 /// An AnalysisRun. Of one that cannot be read, what it says of its Rollout.
@@ -435,13 +439,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parent_is_told_by_its_kind_and_is_a_gateway_where_none_is_written() {
-        let parents = json!([{"parentRef": {"name": "gw"}}, {"parentRef": {"group": "", "kind": "Service", "name": "api"}}]);
-        let references = json!([{"name": "gw"}, {"group": "", "kind": "Service", "name": "api"}]);
+    fn a_parent_is_told_by_its_kind_which_is_gateway_where_none_is_written_and_by_its_listener() {
+        let references = json!([
+            {"name": "gw"}, {"name": "shared", "sectionName": "https"}, {"group": "", "kind": "Service", "name": "api", "sectionName": "http"},
+        ]);
+        let parents: Vec<Value> = references.as_array().unwrap().iter().map(|parent| json!({"parentRef": parent})).collect();
         let object = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "shop"},
             "spec": {"parentRefs": references}, "status": {"parents": parents}});
         let view = route(RouteKind::HttpRoute, &serde_json::from_value(object).unwrap());
-        assert_eq!(view.parents.iter().map(|parent| parent.name.as_str()).collect::<Vec<_>>(), ["Gateway gw", "Service api"]);
+        assert_eq!(
+            view.parents.iter().map(|parent| parent.name.as_str()).collect::<Vec<_>>(),
+            ["Gateway gw", "listener https of Gateway shared", "Service api"]
+        );
     }
 
     #[test]

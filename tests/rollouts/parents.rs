@@ -311,7 +311,7 @@ fn a_gateway_of_another_namespace_is_waited_for_and_what_no_reference_grant_allo
     shop.until("taken over", |s| s.is_healthy("api"));
     shop.deploy("app:v2");
     shop.until("it waits for that gateway", |s| {
-        message(s) == "waits for the gateway: Gateway shared has not taken up the last change of HTTPRoute shop yet"
+        message(s) == "waits for the gateway: listener http of Gateway shared has not taken up the last change of HTTPRoute shop yet"
     });
     shop.until("at 5 %", |s| s.phase() == "Paused" && s.weight() == 5.0);
     let words = "Backend Service elsewhere/api-canary is not allowed by any ReferenceGrant";

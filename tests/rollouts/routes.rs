@@ -72,6 +72,44 @@ fn an_abort_takes_back_what_a_route_of_any_kind_gives_by_its_first_write() {
     }
 }
 
+#[test]
+fn the_gateways_own_success_rate_is_refused_for_calls_whose_failures_it_cannot_see() {
+    let mut shop = Shop::without_rollout();
+    let spec = json!({"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": "api", "port": 80}]}]});
+    shop.apply(Watched::GrpcRoute, json!({"metadata": {"name": "calls"}, "spec": spec}));
+    let blind = json!({"name": "success", "preset": "contour/success-rate", "min": 99, "prometheus": {"address": "http://prometheus"}});
+    shop.apply(Watched::AnalysisTemplate, json!({"metadata": {"name": "web"}, "spec": {"metrics": [blind]}}));
+    shop.wait(5);
+    shop.remember();
+    let with = |shop: &mut Shop, analysis: Value| {
+        let routes = json!([{"kind": "HTTPRoute", "name": "shop"}, {"kind": "GRPCRoute", "name": "calls"}]);
+        let traffic = json!({"service": "api", "routes": routes, "drainSeconds": 10, "stepGraceSeconds": 1});
+        let canary = json!({"analysis": analysis, "steps": [{"setWeight": 50}]});
+        shop.rollout("api", json!({"traffic": traffic, "strategy": {"canary": canary}}));
+        shop.wait(30);
+        shop.status("api")["message"].as_str().unwrap_or_default().to_owned()
+    };
+    let why = "contour/success-rate counts codes of HTTP, which are 200 for calls of gRPC that fail, too, as those of GRPCRoute calls may";
+    let compared =
+        json!({"name": "success", "preset": "contour/success-rate", "compare": {}, "prometheus": {"address": "http://prometheus"}});
+    for (analysis, field) in [
+        (json!({"metrics": [blind]}), "spec.strategy.canary.analysis.metrics[0].preset: "),
+        (json!({"metrics": [compared]}), "spec.strategy.canary.analysis.metrics[0].preset: "),
+        (
+            json!({"templates": [{"name": "web"}]}),
+            "spec.strategy.canary.analysis.templates[0]: metric success of AnalysisTemplate \"web\": ",
+        ),
+    ] {
+        let message = with(&mut shop, analysis);
+        assert!(message.contains(&format!("{field}{why}")) && message.contains("preset: pods/success-rate"), "{message}");
+        shop.is_as_in_git();
+    }
+    let by_pods = json!({"counter": "grpc_server_handled_total", "codeLabel": "grpc_code", "failure": "Unknown|Internal|Unavailable"});
+    let seen = json!({"name": "success", "preset": "pods/success-rate", "parameters": by_pods, "scrape": {}, "min": 99});
+    with(&mut shop, json!({"metrics": [seen]}));
+    shop.until("what the pods count is taken", |s| s.is_healthy("api"));
+}
+
 fn policy_not_copied(shop: &Shop) -> Option<Value> {
     let conditions = shop.status("api")["conditions"].clone();
     conditions.as_array().unwrap().iter().find(|c| c["type"] == "PolicyNotCopied").cloned()

@@ -1,5 +1,5 @@
 //! Helm 4 has the app as a chart: it is refused in mid-rollout unless it forces conflicts; it waits for the rollouts of a Rollout with a
-//! template of its own, and the plugin does for a Deployment's.
+//! template of its own, and the plugin does for a Deployment's. Helm 3 has nothing to conflict with.
 
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ use sluice::api::{Phase, RolloutStatus};
 use super::{
     flux::app,
     git::{given_up, paused_at, until_observed},
+    take_over::is_parked,
 };
 use crate::{
     app::App,
@@ -22,7 +23,7 @@ use crate::{
 };
 
 pub async fn run(test: &Test) -> Result<()> {
-    futures::try_join!(refused(test), waited(test)).map(drop)
+    futures::try_join!(refused(test), waited(test), merged(test)).map(drop)
 }
 
 /// A Deployment's rollout. Helm's own `--wait` may end before it begins: nothing in the Rollout has changed.
@@ -110,8 +111,45 @@ async fn waited(test: &Test) -> Result<()> {
     Ok(())
 }
 
-/// Writes the app's manifests as a chart, and upgrades to it.
+/// Helm 3 brings what has changed in the chart, and leaves alone what else has changed in the cluster. It parks the Deployment until one of
+/// its upgrades has left `replicas` alone.
+async fn merged(test: &Test) -> Result<()> {
+    let mut app = app(test, "merged", json!([{"setWeight": 20}, {"pause": {}}]))?;
+    upgrade("helm-3", &app, &[]).await?;
+    test.space.until("merged", "the condition WorkloadParked", seconds(60), is_parked).await?;
+    test.space.scale("Rollout", "merged", 2).await?;
+    test.space.until("merged", "2 pods are ready", seconds(30), |status| status.ready_replicas == 2).await?;
+    app.answers().await?;
+    let load = app.load(40)?;
+    app.image_is("v2");
+    upgrade("helm-3", &app, &[]).await?;
+    paused_at(test, "merged", 20.0).await?;
+    // The chart as it is, and one with a change in both objects that the rollout has changed.
+    upgrade("helm-3", &app, &[]).await?;
+    for manifest in [&mut app.service, &mut app.route] {
+        manifest["metadata"]["labels"] = json!({"team": "shop"});
+    }
+    upgrade("helm-3", &app, &[]).await?;
+    paused_at(test, "merged", 20.0).await?;
+    for kind in ["Service", "HTTPRoute"] {
+        let labels = test.space.get(kind, "merged").await?["metadata"]["labels"].clone();
+        ensure!(labels["team"] == "shop", "Helm 3's change of the {kind} has not arrived: {labels}");
+    }
+    let status = test.space.status("merged").await?;
+    ensure!(!is_parked(&status), "an upgrade has left replicas alone, and it is still parked: {}", in_words(&status));
+    sluice(&test.space, &["promote", "merged"]).await?.expect(0, "done")?;
+    app.space.until_healthy("merged", "sluice.dev/app:v2", seconds(60)).await?;
+    test.stop(load).await?.ensure_no_failures()?;
+    test.say("Helm 3's upgrades in mid-rollout do no harm, and what they change arrives");
+    Ok(())
+}
+
+/// Writes the app's manifests as a chart, and upgrades to it by Helm 4.
 async fn helm(app: &App, flags: &[&str]) -> Result<()> {
+    upgrade("helm", app, flags).await
+}
+
+async fn upgrade(helm: &str, app: &App, flags: &[&str]) -> Result<()> {
     let directory: PathBuf = state().join(format!("{}-{}", app.space.name, app.name));
     std::fs::create_dir_all(directory.join("templates"))?;
     std::fs::write(directory.join("Chart.yaml"), "apiVersion: v2\nname: shop\nversion: 1.0.0\n")?;
@@ -121,5 +159,5 @@ async fn helm(app: &App, flags: &[&str]) -> Result<()> {
     }
     let directory = directory.display().to_string();
     let words = ["upgrade", "--install", &app.name, &directory, "--namespace", &app.space.name];
-    command("helm", words.iter().chain(flags)).await.map(drop)
+    command(helm, words.iter().chain(flags)).await.map(drop)
 }

@@ -1,5 +1,5 @@
 //! A Deployment that runs is taken over without a restart or a failed request, and given back likewise. One whose `replicas` is in Git
-//! is parked until Git drops the field.
+//! is parked until Git drops the field, or (Helm 3) until an upgrade has left it alone.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub async fn run(test: &Test) -> Result<()> {
         parked(test, Owner::Client).await?;
         parked(test, Owner::Helm).await
     };
-    futures::try_join!(there_and_back(test), parked).map(drop)
+    futures::try_join!(there_and_back(test), parked, self::parked(test, Owner::Helm3)).map(drop)
 }
 
 async fn there_and_back(test: &Test) -> Result<()> {
@@ -84,22 +84,26 @@ async fn given_back(app: &App) -> Result<()> {
 }
 
 /// Who has the Deployment's manifest, and writes it how.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Owner {
     /// Server-side apply, as Flux does and Argo CD can.
     Applied,
     /// `kubectl apply`, with its annotation of what was applied last.
     Client,
-    /// Helm 4.
+    /// Helm 4, which applies server-side.
     Helm,
+    /// Helm 3, by three-way merge patches.
+    Helm3,
 }
 
 impl Owner {
+    /// Its app's name, which of the two Helms is that of the program, too.
     fn app(self) -> &'static str {
         match self {
             Self::Applied => "parked",
             Self::Client => "client",
             Self::Helm => "helm",
+            Self::Helm3 => "helm-3",
         }
     }
 
@@ -120,11 +124,11 @@ impl Owner {
                 let file = write("deployment.json", &manifest)?;
                 command("kubectl", ["apply", "--namespace", space, "--filename", &file]).await.map(drop)
             }
-            Self::Helm => {
+            Self::Helm | Self::Helm3 => {
                 write("Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n")?;
                 write("templates/deployment.yaml", &manifest)?;
                 let chart = directory.display().to_string();
-                command("helm", ["upgrade", "--install", "shop", &chart, "--namespace", space]).await.map(drop)
+                command(self.app(), ["upgrade", "--install", self.app(), &chart, "--namespace", space]).await.map(drop)
             }
         }
     }
@@ -158,11 +162,15 @@ async fn parked(test: &Test, owner: Owner) -> Result<()> {
 
     app.deployment["spec"].as_object_mut().context("spec")?.remove("replicas");
     owner.write(&app).await?;
-    until_no_longer_parked(&app.space, name).await?;
+    // What Helm 3 sets shows only in what it leaves alone: that is in its next upgrade that changes the Deployment.
+    if owner != Owner::Helm3 {
+        until_no_longer_parked(&app.space, name).await?;
+    }
     same_pods(&before, &test.space.pods(&selector).await?)?;
     app.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!("sluice.dev/app:v2");
     owner.write(&app).await?;
     app.space.until_healthy(name, "sluice.dev/app:v2", seconds(60)).await?;
+    until_no_longer_parked(&app.space, name).await?;
     test.say(format!("{name}: Git has dropped replicas: no longer parked, and its next version is rolled out"));
     Ok(())
 }
