@@ -17,7 +17,7 @@ use crate::{
     wait::{seconds, wait_for, when},
 };
 
-const RATE: u32 = 40;
+const RATE: u32 = 25;
 /// Codes for which nobody but the server can be to blame.
 const FAILURES: &str = "Unknown|DeadlineExceeded|Unimplemented|Internal|Unavailable|DataLoss";
 
@@ -41,7 +41,7 @@ pub async fn run(test: &Test) -> Result<()> {
 }
 
 fn manifests(app: &mut App) {
-    app.pace(3, 3, 4, 20);
+    app.pace(3, 3, 4, 10);
     app.service["spec"]["ports"] = json!([{"name": "grpc", "port": 80, "targetPort": "http", "appProtocol": "kubernetes.io/h2c"}]);
     app.route["kind"] = json!("GRPCRoute");
     app.route["spec"]["rules"] =
@@ -49,7 +49,7 @@ fn manifests(app: &mut App) {
     app.rollout["spec"]["traffic"]["routes"] = json!([{"kind": "GRPCRoute", "name": "calls"}]);
     let by_code = json!({"counter": "grpc_server_handled_total", "codeLabel": "grpc_code", "failure": FAILURES});
     app.rollout["spec"]["strategy"]["canary"]["analysis"]["metrics"] = json!([{
-        "name": "calls", "preset": "pods/success-rate", "parameters": by_code, "scrape": {}, "min": 99, "interval": "4s", "minSamples": 20,
+        "name": "calls", "preset": "pods/success-rate", "parameters": by_code, "scrape": {}, "min": 99, "interval": "4s", "minSamples": 10,
     }]);
     app.steps(json!([
         {"setHeaderRoute": {"name": "testers", "match": [{"headerName": "x-tester", "headerValue": {"exact": "yes"}}]}},

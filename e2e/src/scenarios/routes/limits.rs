@@ -28,10 +28,10 @@ pub async fn run(test: &Test) -> Result<()> {
     let timeline = Timeline::start(&test.space, "HTTPRoute", "limits");
     let mut loads = vec![];
     for path in ["/", "/large", "/zero", "/twice"] {
-        loads.push((path, app.load_on(path, 12)?));
+        loads.push((path, app.load_on(path, 8)?));
     }
     app.release("v2", &[]).await?;
-    app.space.until_healthy("limits", "sluice.dev/app:v2", seconds(90)).await?;
+    app.space.until_healthy("limits", "sluice.dev/app:v2", seconds(120)).await?;
     for (path, load) in loads {
         let records = test.stop(load).await?;
         records.ensure_no_failures().context(path)?;
@@ -68,7 +68,7 @@ fn backends(route: &Value, rule: usize) -> usize {
 
 /// Two forms of a route that cannot be split: the next version waits until Git has another.
 async fn refused(test: &Test, app: &mut App, before: &Value) -> Result<()> {
-    let load = app.load(12)?;
+    let load = app.load(10)?;
     app.route["spec"]["rules"] = rules(16);
     test.space.apply(&app.route).await?;
     app.release("v3", &[]).await?;
@@ -80,7 +80,7 @@ async fn refused(test: &Test, app: &mut App, before: &Value) -> Result<()> {
     ensure!(test.space.pods("app=limits").await?.len() == 2, "v3 has pods");
     app.route["spec"]["rules"] = rules(15);
     test.space.apply(&app.route).await?;
-    app.space.until_healthy("limits", "sluice.dev/app:v3", seconds(90)).await?;
+    app.space.until_healthy("limits", "sluice.dev/app:v3", seconds(120)).await?;
     route_is(test, "HTTPRoute", "limits", before).await?;
     let records = test.stop(load).await?;
     records.ensure_no_failures()?;

@@ -9,7 +9,6 @@ mod policies;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use sluice::api::RolloutStatus;
 
 use crate::{
     app::App,
@@ -20,11 +19,6 @@ use crate::{
 
 pub async fn run(test: &Test) -> Result<()> {
     futures::try_join!(grpc::run(test), namespaces::run(test), parents::run(test), limits::run(test), policies::run(test)).map(drop)
-}
-
-/// The weight of the canary that was observed.
-fn weight(status: &RolloutStatus) -> Option<f64> {
-    status.weights.as_ref().and_then(|weights| weights.observed)
 }
 
 /// It says this, and for a while neither its route nor its pods move.

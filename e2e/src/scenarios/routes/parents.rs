@@ -26,9 +26,9 @@ pub async fn run(test: &Test) -> Result<()> {
     let mut other = app.clone();
     other.host = MORE.to_owned();
     let route = Timeline::start(&test.space, "HTTPRoute", "parents");
-    let (load, more) = (app.load(20)?, other.load(20)?);
+    let (load, more) = (app.load(12)?, other.load(12)?);
     app.release("v2", &[]).await?;
-    app.space.until_healthy("parents", "sluice.dev/app:v2", seconds(90)).await?;
+    app.space.until_healthy("parents", "sluice.dev/app:v2", seconds(120)).await?;
     for load in [load, more] {
         ensure_ended_with(&test.stop(load).await?, "v2")?;
     }
@@ -56,18 +56,18 @@ fn nobody() -> Value {
     })
 }
 
-/// A parent that does not accept the route holds a rollout before anything has moved, until Git names another.
+/// A parent that does not accept the route holds a rollout before anything has moved, until it names another.
 async fn refused(test: &Test, app: &mut App, parents: &[Value]) -> Result<()> {
     let wrong = json!({"namespace": "gateway", "name": "gw", "sectionName": "nowhere"});
-    app.route["spec"]["parentRefs"] = parents.iter().cloned().chain([wrong]).collect();
-    test.space.apply(&app.route).await?;
+    let all: Vec<Value> = parents.iter().cloned().chain([wrong]).collect();
+    test.space.patch("HTTPRoute", "parents", json!({"spec": {"parentRefs": all}})).await?;
     app.release("v3", &[]).await?;
     holds(test, app, "does not accept HTTPRoute parents").await?;
     let status = test.space.status("parents").await?;
-    ensure!(super::weight(&status).unwrap_or_default() == 0.0, "v3 has a weight: {:?}", status.weights);
-    app.route["spec"]["parentRefs"] = json!(parents);
-    test.space.apply(&app.route).await?;
-    app.space.until_healthy("parents", "sluice.dev/app:v3", seconds(90)).await?;
+    ensure!(status.weights.as_ref().is_none_or(|weights| weights.canary == 0.0), "v3 has a weight: {:?}", status.weights);
+    // In mid-rollout the rules are not as in Git, so a person has to do it.
+    test.space.patch("HTTPRoute", "parents", json!({"spec": {"parentRefs": parents}})).await?;
+    app.space.until_healthy("parents", "sluice.dev/app:v3", seconds(120)).await?;
     test.say(format!("parents: held while a listener did not accept the route ({}), and went on without it", status.message));
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! which no request of the canary's would be answered; and a policy of another kind, which is named.
 
 use anyhow::{Context, Result, ensure};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use super::{ensure_ended_with, route_is};
@@ -27,7 +27,7 @@ pub async fn run(test: &Test) -> Result<()> {
     let before = test.space.snapshot("HTTPRoute", "secure").await?;
     let policy = test.space.get("BackendTLSPolicy", "secure").await?;
 
-    let load = app.load(30)?;
+    let load = app.load(20)?;
     app.release("v2", &environment).await?;
     paused(test, "secure", 1, 2, 1).await?;
     let copy = test.space.get("BackendTLSPolicy", "secure-canary").await?;
@@ -37,7 +37,7 @@ pub async fn run(test: &Test) -> Result<()> {
     let told = condition(test, "PolicyNotCopied").await?.context("the condition PolicyNotCopied is not there")?;
     ensure!(told.contains("XBackendTrafficPolicy secure-retries"), "PolicyNotCopied: {told}");
     sluice(&test.space, &["promote", "secure"]).await?.expect(0, "done")?;
-    app.space.until_healthy("secure", "sluice.dev/app:v2", seconds(90)).await?;
+    app.space.until_healthy("secure", "sluice.dev/app:v2", seconds(120)).await?;
     let records = test.stop(load).await?;
     ensure_ended_with(&records, "v2")?;
     route_is(test, "HTTPRoute", "secure", &before).await?;
@@ -68,6 +68,8 @@ struct Pair {
 
 fn certificates() -> Result<Pair> {
     let mut authority = CertificateParams::new(vec![])?;
+    // With the name of what it signs, that would pass for signed by itself.
+    authority.distinguished_name.push(DnType::CommonName, "authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority_key = KeyPair::generate()?;
     let root = authority.self_signed(&authority_key)?.pem();
