@@ -291,6 +291,8 @@ impl Draft<'_> {
             self.ensure_not_held()?;
             if portion.gives_more_than(&before) {
                 self.ensure_uncontested()?;
+                let taken = self.routes().iter().try_for_each(|route| route.accepted());
+                taken.or_else(|why| wait(Waiting::Progress, format!("waits for the gateway: {why}")))?;
             }
             if !before.is_nothing() && portion.gives_more_than(&before) {
                 self.ensure_evidence(index)?;

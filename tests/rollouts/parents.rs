@@ -295,6 +295,24 @@ fn a_backend_that_cannot_be_resolved_since_our_write_holds_the_step_and_is_named
 }
 
 #[test]
+fn what_the_gateway_cannot_resolve_gets_no_more_traffic_although_a_person_ends_the_pause() {
+    let mut shop = Shop::open();
+    shop.drive.promises.lenient_about_requests = true; // those of the other team's Service
+    shop.deploy("app:v2");
+    shop.until("at 50 %", |s| s.phase() == "Paused" && s.weight() == 50.0);
+    shop.send("DELETE", &path(Watched::Service, NS, "other"), "another team", "application/json", json!({}));
+    shop.wait(10);
+    shop.command("Promote");
+    shop.wait(60);
+    assert_eq!(message(&shop), "waits for the gateway: Gateway gw cannot resolve the backends of HTTPRoute shop: Service other not found");
+    assert_eq!((shop.status("api")["currentStep"]["index"].as_i64(), shop.weight()), (Some(4), 50.0));
+    shop.service("other");
+    shop.until("promoted", |s| s.is_healthy("api") && s.image_that_serves() == "app:v2");
+    shop.comes_to_rest();
+    shop.is_as_in_git();
+}
+
+#[test]
 fn a_gateway_of_another_namespace_is_waited_for_and_what_no_reference_grant_allows_is_told_in_its_words() {
     let mut shop = Shop::without_rollout();
     shop.send("POST", "/api/v1/namespaces", "platform", "application/json", json!({"metadata": {"name": "gateways"}}));
