@@ -18,9 +18,7 @@ use crate::{
 pub async fn run(test: &Test) -> Result<()> {
     let others = Space::create(&test.space.client, &format!("{}-others", test.space.name)).await?;
     let played = across(test, &others).await;
-    let deleted = others.delete().await;
-    played.and(deleted)?;
-    others.gone().await
+    played.and(others.delete().await)
 }
 
 async fn across(test: &Test, others: &Space) -> Result<()> {
