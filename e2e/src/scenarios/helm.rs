@@ -83,6 +83,8 @@ async fn waited(test: &Test) -> Result<()> {
     }
     app.deployment = json!(null);
     helm(&app, &["--wait"]).await?;
+    // What has no status yet is ready for Helm.
+    test.space.until("waited", "v1 serves", seconds(30), |status| status.phase == Some(Phase::Healthy)).await?;
     for version in ["v1", "v2"] {
         app.rollout["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("sluice.dev/app:{version}"));
         helm(&app, &["--wait", "--timeout", "2m"]).await?;
