@@ -13,8 +13,7 @@ use super::{
     spec::{Invalid, StepKind, invalid},
 };
 use crate::api::{
-    Metric, RolloutStatus, RunPhase,
-    keys,
+    Metric, RolloutStatus, RunPhase, keys,
     rollout::{RouteKind, StepAnalysis},
     status::AnalysisSummary,
 };

@@ -84,7 +84,7 @@ async fn given_back(app: &App) -> Result<()> {
 }
 
 /// Who has the Deployment's manifest, and writes it how.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Owner {
     /// Server-side apply, as Flux does and Argo CD can.
     Applied,
@@ -162,9 +162,16 @@ async fn parked(test: &Test, owner: Owner) -> Result<()> {
 
     app.deployment["spec"].as_object_mut().context("spec")?.remove("replicas");
     owner.write(&app).await?;
-    // What Helm 3 sets shows only in what it leaves alone: that is in its next upgrade that changes the Deployment.
-    if owner != Owner::Helm3 {
-        until_no_longer_parked(&app.space, name).await?;
+    match owner {
+        // What Helm 3 sets shows only in what it leaves alone: that is in its next upgrade that changes the Deployment.
+        Owner::Helm3 => {
+            wait_for("the parked Deployment is at 0 replicas", seconds(30), async || {
+                let replicas = app.space.get("Deployment", name).await?["spec"]["replicas"].clone();
+                Ok(when(replicas == 0, || replicas.to_string()))
+            })
+            .await?;
+        }
+        _ => until_no_longer_parked(&app.space, name).await?,
     }
     same_pods(&before, &test.space.pods(&selector).await?)?;
     app.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!("sluice.dev/app:v2");

@@ -25,10 +25,11 @@ pub async fn run(test: &Test) -> Result<()> {
 async fn holds(test: &Test, app: &App, words: &str) -> Result<()> {
     test.space.until(&app.name, words, seconds(30), |status| status.message.contains(words)).await?;
     let selector = format!("app={}", app.name);
-    let before = (test.space.snapshot("HTTPRoute", &app.name).await?, test.space.pods(&selector).await?);
+    let pods = async || test.space.pods(&selector).await.map(|pods| pods.into_keys().collect::<Vec<_>>());
+    let before = (test.space.snapshot("HTTPRoute", &app.name).await?, pods().await?);
     holds_for(&format!("{} does not move", app.name), seconds(4), async || {
         let status = test.space.status(&app.name).await?;
-        let now = (test.space.snapshot("HTTPRoute", &app.name).await?, test.space.pods(&selector).await?);
+        let now = (test.space.snapshot("HTTPRoute", &app.name).await?, pods().await?);
         Ok(when(status.message.contains(words) && now == before, || {
             format!("{}; {:?}\n{}", in_words(&status), now.1, differences(&before.0, &now.0))
         }))
