@@ -1,6 +1,8 @@
 //! Analysis runs in the whole controller, with real providers that ask real servers: where Secrets go, and where they do not.
 #![cfg(feature = "sim")]
 
+mod rights;
+
 use std::{
     io::Write,
     sync::{Arc, Mutex, OnceLock},
@@ -193,6 +195,17 @@ async fn a_secret_without_the_label_is_sent_nowhere_and_shown_nowhere() {
         place.is_silent_about(token);
         place.is_silent_about(base64(token).as_str().unwrap());
     }
+}
+
+#[tokio::test]
+async fn a_secret_that_sluice_has_no_right_to_read_is_named_with_the_value_that_gives_it() {
+    let (place, prometheus) = (Place::open().await, Prometheus::start().await);
+    place.cluster.set_hook(rights::Rights { actor: "sluice", namespaces: vec![] });
+    place.secret(TEAM, "metrics", json!({"sluice.dev/analysis": "true"}), "token-of-the-metrics").await;
+    let run = place.run("metrics", metric(&prometheus.address, "metrics"), json!({})).await;
+    let message = "Secret metrics may not be read: let analysis.secrets.namespaces of Sluice's chart name shop";
+    assert_eq!(verdict(&run), ("ProviderError".to_owned(), message.to_owned()));
+    assert_eq!(prometheus.tokens(), []);
 }
 
 #[tokio::test]

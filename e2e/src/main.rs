@@ -11,10 +11,12 @@ mod conformance;
 mod load;
 mod plugin;
 mod process;
+mod recorder;
 mod scenarios;
 mod space;
 mod test;
 mod timeline;
+mod trace;
 mod wait;
 
 use std::{process::ExitCode, rc::Rc, time::Instant};
@@ -66,7 +68,8 @@ async fn run() -> Result<bool> {
         println!("{} is skipped: it stops, adds or looks into parts of the cluster, which only e2e/cluster/up's allows", scenario.name);
     }
     let began = Instant::now();
-    cluster.install().await.context("install the controller by its chart")?;
+    let values: &[&str] = if cluster.own { &scenarios::VALUES } else { &[] };
+    cluster.install_with(values).await.context("install the controller by its chart")?;
     println!("the controller is installed after {:.1} s", began.elapsed().as_secs_f64());
 
     let (alone, beside): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|scenario| scenario.alone);

@@ -121,7 +121,8 @@ impl Test {
             .iter()
             .map(|e| format!("{} {}/{} {}: {}", time(e), e["regarding"]["kind"], e["regarding"]["name"], e["reason"], e["note"]))
             .collect();
-        let logs = self.controller_logs().await?;
+        let mut logs = self.controller_logs().await?;
+        logs.retain(|line| line.contains(&self.space.name));
         writeln!(short, "the last events:\n  {}", tail(&events, 8))?;
         writeln!(short, "the controller's last words on this namespace:\n  {}", tail(&logs, 12))?;
         writeln!(long, "{short}\n\nall events:\n{}\n\nthe controller's log:\n{}", events.join("\n"), logs.join("\n"))?;
@@ -136,8 +137,8 @@ impl Test {
         Ok(short)
     }
 
-    /// What the controllers logged about this namespace, also before their last restart.
-    async fn controller_logs(&self) -> Result<Vec<String>> {
+    /// What the controllers logged, also before their last restart.
+    pub async fn controller_logs(&self) -> Result<Vec<String>> {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), SYSTEM);
         let mut lines = vec![];
         for pod in self.cluster.controllers().await? {
@@ -145,7 +146,7 @@ impl Test {
                 let asked = LogParams { previous, ..LogParams::default() };
                 // There is no log of before where nothing was restarted.
                 let Ok(text) = pods.logs(&pod.name_any(), &asked).await else { continue };
-                lines.extend(text.lines().filter(|line| line.contains(&self.space.name)).map(str::to_owned));
+                lines.extend(text.lines().map(str::to_owned));
             }
         }
         lines.sort();

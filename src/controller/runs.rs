@@ -93,9 +93,12 @@ impl Sources for Known<'_> {
         let place = if namespace == self.namespace { String::new() } else { format!(" in namespace {namespace}") };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let read = tokio::time::timeout(Duration::from_secs(10), api.get_opt(name)).await;
-        let found = read
-            .map_err(|_| format!("Secret {name}{place} could not be read in time"))?
-            .map_err(|error| format!("Secret {name}{place} could not be read: {error}"))?;
+        let found = read.map_err(|_| format!("Secret {name}{place} could not be read in time"))?.map_err(|error| match error {
+            kube::Error::Api(status) if status.code == 403 => {
+                format!("Secret {name} may not be read: let analysis.secrets.namespaces of Sluice's chart name {namespace}")
+            }
+            error => format!("Secret {name}{place} could not be read: {error}"),
+        })?;
         let found = found.ok_or_else(|| format!("Secret {name}{place} does not exist"))?;
         let labels = found.metadata.labels.unwrap_or_default();
         if labels.get(keys::ANALYSIS_SECRET).map(String::as_str) != Some("true") {

@@ -1,6 +1,6 @@
 //! One bounded request: in time, in size, and in whom it may reach.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use jiff::SignedDuration;
@@ -143,24 +143,43 @@ async fn receive(request: RequestBuilder, place: &str, most: usize) -> Result<An
 }
 
 fn failed(place: &str, error: &reqwest::Error) -> ProviderError {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(inner) = cause {
-        if let Some(forbidden) = inner.downcast_ref::<Forbidden>() {
-            return ErrorKind::Forbidden.error(format!("{place}: {forbidden}"));
-        }
-        cause = inner.source();
+    if let Some(forbidden) = causes(error).find_map(|cause| cause.downcast_ref::<Forbidden>()) {
+        return ErrorKind::Forbidden.error(format!("{place}: {forbidden}"));
     }
     let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unreachable };
-    kind.error(format!("{place} cannot be asked: {}", words(error)))
+    let mend = causes(error).find_map(|cause| cause.downcast_ref()).map_or("", mend_tls);
+    kind.error(format!("{place} cannot be asked: {}{mend}", words(error)))
+}
+
+/// An error and what has caused it. (The source of an I/O error is that of what it holds; what it holds is a cause, too.)
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    let first: &(dyn Error + 'static) = error;
+    std::iter::successors(Some(first), |&error| match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(held) => Some(held),
+        None => error.source(),
+    })
+}
+
+/// Which field of `tls` mends what two sides do not accept of each other.
+fn mend_tls(error: &rustls::Error) -> &'static str {
+    use rustls::{AlertDescription as Alert, CertificateError, Error::*};
+    match error {
+        InvalidCertificate(CertificateError::UnknownIssuer) => {
+            " (an authority that is not trusted has signed the server's certificate: name it with tls.caSecretRef)"
+        }
+        AlertReceived(Alert::CertificateRequired) => {
+            " (the server lets in whom it knows by a certificate: name yours with tls.clientSecretName)"
+        }
+        AlertReceived(
+            Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateUnknown | Alert::CertificateExpired | Alert::AccessDenied,
+        ) => " (the server does not accept the certificate of tls.clientSecretName)",
+        _ => "",
+    }
 }
 
 /// The innermost cause says most; the URL is left out, it may be long.
 fn words(error: &reqwest::Error) -> String {
-    let mut cause: &dyn Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Host and port.

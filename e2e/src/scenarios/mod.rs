@@ -8,6 +8,7 @@ mod bad_canary;
 mod chart;
 mod compare;
 mod crashes;
+mod credentials;
 mod flux;
 mod frozen;
 mod git;
@@ -36,7 +37,10 @@ macro_rules! scenario {
 }
 
 /// What stops a part of the cluster, looks into its audit log or adds something to it: only on the cluster of `e2e/cluster/up`.
-pub const ON_OUR_CLUSTER: [&str; 7] = ["outage", "at-rest", "argo-cd", "flux", "autoscaler", "killed", "frozen"];
+pub const ON_OUR_CLUSTER: [&str; 8] = ["outage", "at-rest", "argo-cd", "flux", "credentials", "autoscaler", "killed", "frozen"];
+
+/// What the controller is installed with there, beside what it has everywhere.
+pub use credentials::VALUES;
 
 pub fn all() -> Vec<Scenario> {
     vec![
@@ -45,6 +49,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(argo_cd, "argo-cd", alone: false, "Argo CD itself leaves a rollout alone, sees its health, and is named where it cannot be lived with"),
         scenario!(flux, "flux", alone: false, "Flux itself leaves a rollout alone, brings what is committed meanwhile after it, and waits for it"),
         scenario!(helm, "helm", alone: false, "Helm 4 is refused in mid-rollout unless it forces conflicts; waits, and what they wait for"),
+        scenario!(credentials, "credentials", alone: false, "metrics servers that want to know who asks; what may not be sent is sent nowhere; a collector gets the traces"),
         scenario!(compare, "compare", alone: false, "compared with stable by its pods' own counters, a worse version is taken back in seconds, and one as good goes on at its proof"),
         scenario!(take_over, "take-over", alone: false, "a running Deployment is taken over under load without a restart, and given back likewise"),
         scenario!(at_rest, "at-rest", alone: false, "20 Rollouts at rest for a minute: no request, no change, nothing left behind"),

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::{RootCertStore, ServerConfig, pki_types::pem::PemObject, server::WebPkiClientVerifier};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -194,8 +194,9 @@ fn certificate(authority: &CertifiedIssuer<'_, KeyPair>) -> (String, String) {
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
@@ -233,15 +234,15 @@ async fn mutual(authority: &CertifiedIssuer<'static, KeyPair>) -> String {
 
 #[tokio::test]
 async fn certificates_say_who_is_who() {
-    let ours = authority();
+    let ours = authority("ours");
     let address = mutual(&ours).await;
-    let (client, key) = certificate(&ours);
     let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
-    let pair: &'static [_] = vec![("tls.crt", leak(client)), ("tls.key", leak(key))].leak();
+    let pair = |(client, key): (String, String)| -> &'static [_] { vec![("tls.crt", leak(client)), ("tls.key", leak(key))].leak() };
     let sources = Fake::with_secrets(&[
         (SecretsOf::Run, "ca", vec![("ca.crt", leak(ours.pem()))].leak()),
-        (SecretsOf::Run, "other", vec![("ca.crt", leak(authority().pem()))].leak()),
-        (SecretsOf::Run, "me", pair),
+        (SecretsOf::Run, "other", vec![("ca.crt", leak(authority("another").pem()))].leak()),
+        (SecretsOf::Run, "me", pair(certificate(&ours))),
+        (SecretsOf::Run, "stranger", pair(certificate(&authority("another")))),
         (SecretsOf::Run, "broken", &[("ca.crt", "not PEM"), ("tls.crt", "-----BEGIN CERTIFICATE-----\nAAAA"), ("tls.key", "")]),
     ]);
     let measured = async |ca: Option<&str>, client: Option<&str>| {
@@ -253,14 +254,15 @@ async fn certificates_say_who_is_who() {
     assert_eq!(measured(Some("ca"), Some("me")).await, Ok(Some(Sample::of(1.0))));
     // What it says depends on whether this machine trusts any authority.
     assert!(measured(None, Some("me")).await.is_err());
-    for (ca, client, kind) in [
-        (Some("ca"), None, ErrorKind::Unreachable),
-        (Some("other"), Some("me"), ErrorKind::Unreachable),
-        (Some("broken"), Some("me"), ErrorKind::Secret),
-        (Some("ca"), Some("broken"), ErrorKind::Secret),
+    for (ca, client, kind, mend) in [
+        (Some("ca"), None, ErrorKind::Unreachable, "name yours with tls.clientSecretName"),
+        (Some("ca"), Some("stranger"), ErrorKind::Unreachable, "does not accept the certificate of tls.clientSecretName"),
+        (Some("other"), Some("me"), ErrorKind::Unreachable, "name it with tls.caSecretRef"),
+        (Some("broken"), Some("me"), ErrorKind::Secret, "caSecretRef"),
+        (Some("ca"), Some("broken"), ErrorKind::Secret, "clientSecretName"),
     ] {
         let error = measured(ca, client).await.unwrap_err();
-        assert_eq!(error.kind, kind, "{ca:?} {client:?}: {error}");
+        assert_eq!((error.kind, error.message.contains(mend)), (kind, true), "{ca:?} {client:?}: {error}");
         assert!(!error.message.contains("AAAA") && !error.message.contains("BEGIN"), "{error}");
     }
 }
