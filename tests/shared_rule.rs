@@ -1,11 +1,13 @@
 //! A rule in which several Rollouts have a part, and that Git's tools write, too: whatever the order, everyone keeps the share that Git
 //! gives, and when the last Rollout has left, the rule is as in Git.
 
+use kube::api::DynamicObject;
 use proptest::{prelude::*, test_runner::TestCaseError};
 use serde_json::{Value, json};
 use sluice::{
     api::rollout::RouteKind,
     core::{
+        observed::RouteView,
         patch::{Action, Write},
         route::{Pair, Route, names},
         spec::Weight,
@@ -97,7 +99,9 @@ impl World {
     }
 
     fn with<T>(&self, rollout: usize, look: impl FnOnce(&Route) -> T) -> T {
-        let view = project::route(RouteKind::HttpRoute, &serde_json::from_value(self.route.clone()).unwrap());
+        let object: DynamicObject = serde_json::from_value(self.route.clone()).unwrap();
+        let rules = project::rules(&self.route["spec"]["rules"]);
+        let view = RouteView { rules, ..project::route(RouteKind::HttpRoute, (&object).into()) };
         let service = ROLLOUTS[rollout];
         let canary = format!("{service}-canary");
         let pair = Pair { service, canary: &canary };

@@ -310,7 +310,7 @@ async fn remarks(session: &Session, parts: &Parts, deployment: &Deployment, out:
         out.note(format!("HorizontalPodAutoscaler {scaler} scales Deployment {}: {}", parts.deployment, retarget(&parts.name)))?;
     }
     let object = serde_json::to_value(deployment).and_then(serde_json::from_value::<DynamicObject>);
-    if object.is_ok_and(|object| project::workload(&object).replicas_in_git) {
+    if object.is_ok_and(|object| project::workload((&object).into()).replicas_in_git) {
         out.note(format!("Git sets spec.replicas of Deployment {}: remove it there, or the Deployment stays paused", parts.deployment))?;
     }
     if parts.metric.preset == Preset::ContourSuccessRate && parts.metric.comment.is_some() {

@@ -349,7 +349,7 @@ impl Hook for WithoutWatch {
         let message = "rollouts.sluice.dev is forbidden: User \"ada\" cannot watch it";
         let body =
             json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": message});
-        if request.is_watch() { Verdict::Answer(Response { status: 403, body }) } else { Verdict::Pass }
+        if request.is_watch() { Verdict::Answer(Response { status: 403, body: body.into() }) } else { Verdict::Pass }
     }
 }
 

@@ -142,7 +142,7 @@ fn matches_of(rule: &RuleView) -> Vec<Value> {
     matches.cloned().unwrap_or_else(|| vec![json!({})])
 }
 
-impl Route<'_> {
+impl<'a> Route<'a> {
     /// Where our rules stand.
     fn own(&self) -> Vec<usize> {
         let mut own = places(self.record(), &self.view.rules);
@@ -175,7 +175,7 @@ impl Route<'_> {
         let mut copies: Vec<Result<Value, Invalid>> = vec![];
         for canary in send.into_iter().chain(mirror) {
             // Their own copies come first where requests fit several rules.
-            let copied: Vec<&Rule> = split.iter().filter(|rule| self.is_copied(canary, rule)).collect();
+            let copied: Vec<&Rule<'a>> = split.iter().filter(|rule| self.is_copied(canary, rule)).collect();
             for rule in &copied {
                 let copy = self.narrowed(canary, rule, &copied, &split).map(|matches| self.copy(canary, rule, portion.weight, matches));
                 copies.extend(copy.transpose().filter(|copy| !copies.contains(copy)));
@@ -186,18 +186,18 @@ impl Route<'_> {
 
     /// Not where the rule gives our Services nothing. And what another Rollout has a part in must not stand twice with both parts: each
     /// write of its own moves one rule.
-    fn is_copied(&self, canary: &CanaryRule, rule: &Rule) -> bool {
+    fn is_copied(&self, canary: &CanaryRule, rule: &Rule<'a>) -> bool {
         !self.canary_backends(rule).is_empty() && (canary.effect == Effect::Send || !self.is_shared(rule))
     }
 
     /// The canary's backends, with all that belongs to our Services.
-    fn canary_backends(&self, rule: &Rule) -> Vec<Value> {
+    fn canary_backends(&self, rule: &Rule<'a>) -> Vec<Value> {
         let full = self.split(rule, Weight::FULL).into_iter().filter(|b| b.weight > 0).map(|b| b.placed(rule.live));
         full.filter(|b| names(b, self.namespace, self.pair.canary)).collect()
     }
 
     /// A copy of a rule for these matches; nothing where there are none.
-    fn copy(&self, canary: &CanaryRule, rule: &Rule, weight: Weight, matches: Vec<Value>) -> Option<Value> {
+    fn copy(&self, canary: &CanaryRule, rule: &Rule<'a>, weight: Weight, matches: Vec<Value>) -> Option<Value> {
         let canaries = self.canary_backends(rule);
         let mut copied: Map<String, Value> = self.view.rules[rule.at].rest.clone();
         copied.remove("name"); // names are unique
@@ -215,14 +215,14 @@ impl Route<'_> {
     }
 
     /// Another Rollout has a part in the rule at present.
-    fn is_shared(&self, rule: &Rule) -> bool {
+    fn is_shared(&self, rule: &Rule<'a>) -> bool {
         let has_part = |record: &Record| rule.live.iter().any(|b| record.pair().has(b, self.namespace));
         self.others().any(has_part)
     }
 
     /// The matches of a rule for the requests of `canary`. Those that would take requests from another rule are left out if that is only
     /// for the time in which another Rollout has a part in it; else they are an error.
-    fn narrowed(&self, canary: &CanaryRule, rule: &Rule, copied: &[&Rule], split: &[Rule]) -> Result<Vec<Value>, Invalid> {
+    fn narrowed(&self, canary: &CanaryRule, rule: &Rule<'a>, copied: &[&Rule<'a>], split: &[Rule<'a>]) -> Result<Vec<Value>, Invalid> {
         let wrong = |why: String| invalid(&canary.field, format!("{} of {}: {why}", canary.name, self.named()));
         let own = matches_of(&self.view.rules[rule.at]);
         let mut narrowed = vec![];

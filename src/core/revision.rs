@@ -33,7 +33,7 @@ pub fn digest(template: &Value) -> String {
         }),
         other => canonical(other, &mut out),
     }
-    Sha256::digest(&out).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(&out))
 }
 
 /// A template's metadata without the revision's hash, and without what the API server writes into an object that was made from a typed

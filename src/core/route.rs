@@ -4,7 +4,7 @@
 //! A rule that also has other backends keeps their shares exactly: all its weights are multiplied by one factor, and what belongs to
 //! our two Services by Git's weights is the part that is split.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -136,7 +136,7 @@ pub fn record_key(rollout: &str) -> String {
 pub struct Rule<'a> {
     pub at: usize,
     pub live: &'a [Value],
-    git: Vec<Value>,
+    git: Cow<'a, [Value]>,
     factor: u64,
     edition: u64,
     /// Live is what Git has (we have not written it yet, or somebody has put it back).
@@ -194,13 +194,15 @@ impl<'a> Route<'a> {
     /// if live is what was written after it. Else its author wrote it, or a tool has put it back.
     fn rule(&self, at: usize, rule: &'a RuleView, denominator: u64) -> Rule<'a> {
         let live = rule.refs.as_slice();
-        let all: Vec<Entry> = self.record().into_iter().chain(self.others()).flat_map(entries).collect();
+        let all: Vec<Entry<'a>> = self.record().into_iter().chain(self.others()).flat_map(entries).collect();
         let edition = all.iter().filter(|entry| entry.rule.at == at).map(|entry| entry.rule.edition).max().unwrap_or(0);
         // By its place; or where rules were moved, by what it says.
-        let (here, elsewhere): (Vec<&Entry>, Vec<&Entry>) = all.iter().partition(|entry| entry.rule.at == at);
+        let (here, elsewhere): (Vec<&Entry<'a>>, Vec<&Entry<'a>>) = all.iter().partition(|entry| entry.rule.at == at);
         let mut newest = here.iter().filter(|entry| entry.rule.edition == edition).chain(&elsewhere);
-        if let Some(Entry { rule: entry, .. }) = newest.find(|entry| self.is_written(live, entry.rule, &all)) {
-            return Rule { at, live, git: entry.git.clone(), factor: entry.factor, edition: entry.edition, as_in_git: false };
+        if let Some(RuleRecord { git, factor, edition, .. }) =
+            newest.find(|entry| self.is_written(live, entry.rule, &all)).map(|entry| entry.rule)
+        {
+            return Rule { at, live, git: git.into(), factor: *factor, edition: *edition, as_in_git: false };
         }
         // Where somebody edited the live rule, the canary's backend in it is what its Rollout added, if both stand as that wrote them.
         let left =
@@ -209,7 +211,7 @@ impl<'a> Route<'a> {
         let known = here.iter().find(|entry| entry.rule.edition == edition).map_or(live, |entry| &entry.rule.git);
         let git = left.fold(live.to_vec(), |backends, pair| self.without_added(backends, pair, known));
         let factor = factor_for(&git, denominator);
-        Rule { at, live, git, factor, edition: edition + 1, as_in_git: true }
+        Rule { at, live, git: git.into(), factor, edition: edition + 1, as_in_git: true }
     }
 
     /// Backends without the canaries that a Rollout added to those of Git; what those have belongs to its Service.
@@ -282,7 +284,7 @@ impl<'a> Route<'a> {
     }
 
     /// Our backends of a rule as they are to be at a weight of the canary.
-    pub fn split(&self, rule: &Rule, canary: Weight) -> Vec<Backend> {
+    pub fn split<'r>(&self, rule: &'r Rule<'a>, canary: Weight) -> Vec<Backend<'r>> {
         let position = |list: &[Value], name: &str| -> Vec<usize> {
             list.iter().enumerate().filter(|(_, b)| names(b, self.namespace, name)).map(|(i, _)| i).collect()
         };
@@ -295,20 +297,19 @@ impl<'a> Route<'a> {
             let in_git: u64 = git_canaries.get(nth..last).into_iter().flatten().map(|at| weight(&rule.git[*at])).sum();
             let whole = (weight(&rule.git[*git_at]) + in_git) * rule.factor;
             let part = canary.share(whole);
-            let mut added = rule.git[*git_at].clone();
-            added["name"] = json!(self.pair.canary);
-            backends.push(Backend { live: live_services.get(nth).copied(), weight: whole - part, value: rule.git[*git_at].clone() });
-            backends.push(Backend { live: live_canaries.get(nth).copied(), weight: part, value: added });
+            let (like, pair) = (&rule.git[*git_at], self.pair);
+            backends.push(Backend { live: live_services.get(nth).copied(), weight: whole - part, like, name: pair.service });
+            backends.push(Backend { live: live_canaries.get(nth).copied(), weight: part, like, name: pair.canary });
         }
         // A canary backend beyond those of `service` gets nothing while a rollout runs.
         for at in live_canaries.iter().skip(git_services.len()) {
-            backends.push(Backend { live: Some(*at), weight: 0, value: rule.live[*at].clone() });
+            backends.push(Backend { live: Some(*at), weight: 0, like: &rule.live[*at], name: self.pair.canary });
         }
         backends
     }
 
     /// The backends of a rule as they are to stand at a weight of the canary.
-    pub fn placed(&self, rule: &Rule, canary: Weight) -> Vec<Value> {
+    pub fn placed(&self, rule: &Rule<'a>, canary: Weight) -> Vec<Value> {
         let mut backends = rule.live.to_vec();
         for (at, weight) in self.multiplied(rule) {
             backends[at]["weight"] = json!(weight);
@@ -402,7 +403,7 @@ impl<'a> Route<'a> {
             placed.sort_unstable();
             record.rules.push(RuleRecord {
                 at: rule.at,
-                git: rule.git,
+                git: rule.git.into_owned(),
                 factor: rule.factor,
                 edition: rule.edition,
                 wrote: placed.into_iter().map(|(_, w)| w).collect(),
@@ -437,7 +438,7 @@ impl<'a> Route<'a> {
             let path = format!("/spec/rules/{}/backendRefs", rule.at);
             patch = patch.test(path.clone(), rule.live.to_vec());
             let shared = self.others().flat_map(entries).any(|entry| entry.rule.at == rule.at && entry.rule.edition == rule.edition);
-            let back = if shared { self.without_us(&rule) } else { rule.git };
+            let back = if shared { self.without_us(&rule) } else { rule.git.into_owned() };
             patch = patch.replace(path, back);
         }
         (patch, _) = self.write_rules(patch, &Portion::default(), denominator);
@@ -521,16 +522,19 @@ impl<'a> Route<'a> {
 
 /// One of our backends in a rule: where it stands, and its weight to be.
 #[derive(Clone, Debug)]
-pub struct Backend {
+pub struct Backend<'r> {
     live: Option<usize>,
     pub weight: u64,
-    value: Value,
+    /// What it is made after, if it does not stand there yet.
+    like: &'r Value,
+    name: &'r str,
 }
 
-impl Backend {
+impl Backend<'_> {
     /// As it is to stand in a rule.
     pub fn placed(&self, live: &[Value]) -> Value {
-        let mut value = self.live.map_or(&self.value, |at| &live[at]).clone();
+        let mut value = self.live.map_or(self.like, |at| &live[at]).clone();
+        value["name"] = json!(self.name);
         value["weight"] = json!(self.weight);
         value
     }

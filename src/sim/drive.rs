@@ -11,13 +11,13 @@ pub use audience::Audience;
 pub use measure::Answers;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use kube::api::{ApiResource, DynamicObject, ObjectMeta};
+use kube::api::{ApiResource, ObjectMeta};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ use crate::{
         patch::{Kind, Write},
         policy, revision,
     },
-    world::{Change, Index, Key, Watched},
+    world::{Change, Index, Key, Watched, project::Seen},
 };
 
 /// From an event until the controller looks at what it concerns.
@@ -166,7 +166,7 @@ impl Drive {
         for kind in Watched::ALL {
             let objects: Vec<Arc<Value>> = self.api.list(id(kind)).cloned().collect();
             for object in objects {
-                self.memory.index.take(kind, &dynamic(&object), Change::Applied);
+                self.memory.index.take(kind, Seen { metadata: &metadata(&object), data: &object }, Change::Applied);
             }
         }
         let again = self.now + Duration::from_secs(1);
@@ -298,7 +298,7 @@ impl Drive {
         for event in &events {
             self.shown = event.revision;
             self.promises.check(event, &self.api);
-            let Some(kind) = Watched::ALL.into_iter().find(|kind| *id(*kind) == *event.kind) else { continue };
+            let Some(kind) = watched(&event.kind) else { continue };
             match &mut self.lag {
                 Some(lag) if lag.kind == kind => lag.held.push(event.clone()),
                 _ => self.learn(kind, event),
@@ -319,7 +319,7 @@ impl Drive {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         let version = text("resourceVersion").parse().unwrap_or(0);
         if self.memory.index.is_news(kind, text("namespace"), text("name"), version, change) {
-            for key in self.memory.index.take(kind, &dynamic(object), change) {
+            for key in self.memory.index.take(kind, Seen { metadata: &metadata(object), data: object }, change) {
                 self.again(key, self.now + DEBOUNCE);
             }
         }
@@ -345,19 +345,20 @@ impl Drive {
         self.plans += 1;
         let mut not_yet = None;
         let mut stale = false;
-        for action in &plan.actions {
+        for action in plan.actions {
             if stale && !action.stands_alone() {
                 break;
             }
             self.log.push(format!("{} {name}: {}", self.now, action.what));
-            match self.write(namespace, &request(namespace, &action.write), &action.write) {
+            let stands_alone = action.stands_alone();
+            match self.write(namespace, action.write) {
                 Err(Stop::NotYet) => {
                     not_yet = Some(self.now + NOT_YET_AGAIN);
                     break;
                 }
                 Err(Stop::Stale) => {
                     stale = true;
-                    if !action.stands_alone() {
+                    if !stands_alone {
                         break;
                     }
                 }
@@ -372,7 +373,7 @@ impl Drive {
             let events = plan.events.iter().map(|event| format!("{} {name}: status: event {}: {}", self.now, event.reason, event.note));
             self.log.extend(events);
             let status = serde_json::to_value(&plan.status).unwrap_or_default();
-            self.write_status(namespace, Kind::Rollout, &obs.rollout.meta, &status)?;
+            self.write_status(namespace, Kind::Rollout, &obs.rollout.meta, status)?;
         }
         Ok([plan.wake_at, not_yet].into_iter().flatten().min())
     }
@@ -384,7 +385,7 @@ impl Drive {
             obs.policies = Some(policies.map(|policy| (**policy).clone()).chain(self.other_policies.clone()).collect());
         }
         let Some(question) = revision::question(obs) else { return };
-        let mut request = request(&obs.rollout.namespace, &Write::Create { kind: Kind::ReplicaSet, body: question });
+        let mut request = request(&obs.rollout.namespace, Write::Create { kind: Kind::ReplicaSet, body: question });
         request.query = "dryRun=All".to_owned();
         let answer = self.api.handle(&request, self.now);
         obs.dry_run = Some(match answer.status {
@@ -408,22 +409,23 @@ impl Drive {
             }
         };
         if status != run.status {
-            self.write_status(namespace, Kind::AnalysisRun, &run.meta, &serde_json::to_value(&status).unwrap_or_default())?;
+            self.write_status(namespace, Kind::AnalysisRun, &run.meta, serde_json::to_value(&status).unwrap_or_default())?;
         }
         Ok(analysis::next_wake(&run.spec, &status, self.now))
     }
 
-    fn write_status(&mut self, namespace: &str, kind: Kind, meta: &Meta, status: &Value) -> Result<(), Stop> {
+    fn write_status(&mut self, namespace: &str, kind: Kind, meta: &Meta, status: Value) -> Result<(), Stop> {
+        let mut add = json!({"op": "add", "path": "/status"});
+        add["value"] = status;
         let ops = vec![
             json!({"op": "test", "path": "/metadata/uid", "value": meta.uid}),
             json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version}),
-            json!({"op": "add", "path": "/status", "value": status}),
+            add,
         ];
-        let write = Write::Patch { kind, name: meta.name.clone(), subresource: Some("status"), ops };
-        self.write(namespace, &request(namespace, &write), &write)
+        self.write(namespace, Write::Patch { kind, name: meta.name.clone(), subresource: Some("status"), ops })
     }
 
-    fn write(&mut self, namespace: &str, request: &Request, write: &Write) -> Result<(), Stop> {
+    fn write(&mut self, namespace: &str, write: Write) -> Result<(), Stop> {
         self.at_once = if self.at_once.0 == self.now { (self.now, self.at_once.1 + 1) } else { (self.now, 1) };
         assert!(self.at_once.1 < MAX_WRITES_AT_ONCE, "the controller fights with itself in {namespace}: {:#?}", self.tail());
         self.tries += 1;
@@ -435,12 +437,16 @@ impl Drive {
         match fault {
             Some(Fault::Refused(_)) => return Err(Stop::Stale),
             Some(Fault::Late(time)) => {
-                self.late.push((self.now + time, request.clone()));
+                self.late.push((self.now + time, request(namespace, write)));
                 return Err(Stop::Crashed);
             }
             _ => {}
         }
-        let response = self.api.handle(request, self.now);
+        let answered = match &write {
+            Write::Create { kind, .. } | Write::Patch { kind, .. } => kind.watched(),
+            _ => None, // the answer is another object
+        };
+        let response = self.api.handle(&request(namespace, write), self.now);
         if response.status >= 400 {
             self.log.push(format!("{} refused: {}", self.now, response.body["message"].as_str().unwrap_or_default()));
             return Err(if response.status == 429 { Stop::NotYet } else { Stop::Stale });
@@ -450,11 +456,7 @@ impl Drive {
             self.show();
             return Err(if fault == Some(Fault::Unanswered) { Stop::Stale } else { Stop::Crashed });
         }
-        let kind = match write {
-            Write::Create { kind, .. } | Write::Patch { kind, .. } => kind.watched(),
-            _ => None, // the answer is another object
-        };
-        if let Some(kind) = kind {
+        if let Some(kind) = answered {
             self.take(kind, &response.body, Change::Applied);
         }
         self.show();
@@ -495,11 +497,14 @@ pub fn id(kind: Watched) -> &'static str {
     &IDS[&kind]
 }
 
-fn dynamic(object: &Value) -> DynamicObject {
-    let metadata = ObjectMeta::deserialize(&object["metadata"]).expect("the server's objects have metadata");
-    let fields = object.as_object().into_iter().flatten().filter(|(field, _)| *field != "metadata");
-    let data = fields.map(|(field, value)| (field.clone(), value.clone())).collect();
-    DynamicObject { types: None, metadata, data }
+/// The kind that is watched under an API server's name.
+fn watched(id_of_kind: &str) -> Option<Watched> {
+    static WATCHED: LazyLock<HashMap<&str, Watched>> = LazyLock::new(|| Watched::ALL.map(|kind| (id(kind), kind)).into());
+    WATCHED.get(id_of_kind).copied()
+}
+
+fn metadata(object: &Value) -> ObjectMeta {
+    ObjectMeta::deserialize(&object["metadata"]).expect("the server's objects have metadata")
 }
 
 /// The path of a namespaced resource.
@@ -513,7 +518,7 @@ fn path_of(resource: &ApiResource, namespace: &str, name: &str) -> String {
     format!("{prefix}/{}/namespaces/{namespace}/{}{slash}{name}", resource.api_version, resource.plural)
 }
 
-fn request(namespace: &str, write: &Write) -> Request {
+fn request(namespace: &str, write: Write) -> Request {
     let resource = write.resource();
     let path = |name: &str| path_of(&resource, namespace, name);
     let ours = |method: &str, path: String, content_type: &str, body: Value| Request {
@@ -525,23 +530,23 @@ fn request(namespace: &str, write: &Write) -> Request {
         ..Request::default()
     };
     match write {
-        Write::Create { body, .. } => ours("POST", path(""), "application/json", body.clone()),
+        Write::Create { body, .. } => ours("POST", path(""), "application/json", body),
         Write::Patch { name, subresource, ops, .. } => {
             let sub = subresource.map(|sub| format!("/{sub}")).unwrap_or_default();
-            ours("PATCH", path(name) + &sub, "application/json-patch+json", Value::from(ops.clone()))
+            ours("PATCH", path(&name) + &sub, "application/json-patch+json", Value::from(ops))
         }
         Write::Evict { name, uid } => {
             let body = json!({"metadata": {"name": name}, "deleteOptions": {"preconditions": {"uid": uid}}});
-            ours("POST", path(name) + "/eviction", "application/json", body)
+            ours("POST", path(&name) + "/eviction", "application/json", body)
         }
         Write::Scale { name, replicas, .. } => {
             let body = json!({"spec": {"replicas": replicas}});
-            ours("PATCH", path(name) + "/scale", "application/merge-patch+json", body)
+            ours("PATCH", path(&name) + "/scale", "application/merge-patch+json", body)
         }
         Write::Delete { name, uid, resource_version, .. } => {
             let only = json!({"uid": uid, "resourceVersion": resource_version});
             let body = json!({"propagationPolicy": "Background", "preconditions": only});
-            ours("DELETE", path(name), "application/json", body)
+            ours("DELETE", path(&name), "application/json", body)
         }
     }
 }

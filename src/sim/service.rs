@@ -259,10 +259,10 @@ impl Feed {
         let mut out = Vec::new();
         for notice in notices {
             let object = match notice.kind {
-                "ERROR" => (*notice.object).clone(),
+                "ERROR" => notice.object.clone(),
                 _ => self.view.one(&self.watch.scope.kind, &notice.object, self.handle.now()),
             };
-            out.extend(json!({"type": notice.kind, "object": object}).to_string().into_bytes());
+            out.extend(json!({"type": notice.kind, "object": *object}).to_string().into_bytes());
             out.push(b'\n');
         }
         out.into()

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use kube::api::DynamicObject;
-
 use super::{
     Watched,
     packed::Packed,
-    project::{self, ActionEntry, AutoscalerEntry, PodEntry, ReplicaSetEntry, RolloutEntry, ServiceEntry, SliceEntry},
+    project::{self, ActionEntry, AutoscalerEntry, PodEntry, ReplicaSetEntry, RolloutEntry, Seen, ServiceEntry, SliceEntry},
 };
 use crate::{
     api::{
@@ -76,7 +74,7 @@ struct WorkloadEntry {
 }
 
 impl WorkloadEntry {
-    fn new(object: &DynamicObject) -> Self {
+    fn new(object: Seen<'_>) -> Self {
         let mut rest = project::workload(object);
         Self { template: Packed::of(&std::mem::take(&mut rest.template)), rest }
     }
@@ -94,9 +92,8 @@ struct RouteEntry {
 }
 
 impl RouteEntry {
-    fn new(kind: RouteKind, object: &DynamicObject) -> Self {
-        let rest = RouteView { rules: vec![], ..project::route(kind, object) };
-        Self { rules: Packed::of(object.data.pointer("/spec/rules").unwrap_or_default()), rest }
+    fn new(kind: RouteKind, object: Seen<'_>) -> Self {
+        Self { rules: Packed::of(object.data.pointer("/spec/rules").unwrap_or_default()), rest: project::route(kind, object) }
     }
 
     fn view(&self) -> RouteView {
@@ -141,7 +138,8 @@ pub enum Change {
 impl Index {
     /// Takes an object in, unless something newer of it is known: our own writes come back faster than the watch. Returns what is
     /// to be looked at again.
-    pub fn take(&mut self, kind: Watched, object: &DynamicObject, change: Change) -> BTreeSet<Key> {
+    pub fn take<'a>(&mut self, kind: Watched, object: impl Into<Seen<'a>>, change: Change) -> BTreeSet<Key> {
+        let object = object.into();
         let namespace = object.metadata.namespace.clone().unwrap_or_default();
         let name = object.metadata.name.clone().unwrap_or_default();
         let version = object.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
@@ -207,7 +205,7 @@ impl Index {
         keys
     }
 
-    fn store(&mut self, kind: Watched, namespace: &str, name: &str, object: Option<&DynamicObject>) {
+    fn store(&mut self, kind: Watched, namespace: &str, name: &str, object: Option<Seen<'_>>) {
         match kind {
             Watched::Rollout => {
                 // What was seen once of a deletion stays known as long as the object does: its sign is gone within milliseconds.

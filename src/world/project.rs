@@ -22,6 +22,19 @@ use crate::{
     },
 };
 
+/// An object as the API server sends it: its metadata, and all else by field.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    pub metadata: &'a ObjectMeta,
+    pub data: &'a Value,
+}
+
+impl<'a> From<&'a DynamicObject> for Seen<'a> {
+    fn from(object: &'a DynamicObject) -> Self {
+        Self { metadata: &object.metadata, data: &object.data }
+    }
+}
+
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 #[derive(Clone, Debug)]
@@ -186,39 +199,39 @@ fn propagation(object: &ObjectMeta) -> Option<Propagation> {
 }
 
 /// A Rollout. Of one that cannot be read, what it says of its workload and its traffic.
-pub fn rollout(object: &DynamicObject) -> Option<RolloutEntry> {
-    let (spec, unreadable) = match spec(&object.data) {
+pub fn rollout(object: Seen<'_>) -> Option<RolloutEntry> {
+    let (spec, unreadable) = match spec(object.data) {
         Ok(spec) => (spec, None),
         Err(why) => {
             let names = ["replicas", "workloadRef", "selector", "template", "traffic"];
-            let (spec, essentials) = fields(&object.data, &names, json!({"strategy": {}}));
+            let (spec, essentials) = fields(object.data, &names, json!({"strategy": {}}));
             (spec?, Some(Unreadable { why, essentials }))
         }
     };
     Some(RolloutEntry {
-        meta: meta(&object.metadata, ours),
-        propagation: propagation(&object.metadata),
+        meta: meta(object.metadata, ours),
+        propagation: propagation(object.metadata),
         finalizers: object.metadata.finalizers.clone().unwrap_or_default(),
-        created_at: created(&object.metadata),
+        created_at: created(object.metadata),
         spec,
         unreadable,
-        status: status(&object.data),
+        status: status(object.data),
     })
 }
 
-pub fn workload(object: &DynamicObject) -> WorkloadView {
-    let data = &object.data;
+pub fn workload(object: Seen<'_>) -> WorkloadView {
+    let data = object.data;
     let number = |path: &str| data.pointer(path).and_then(Value::as_i64).map(|n| i32::try_from(n).unwrap_or(i32::MAX));
     WorkloadView {
-        meta: meta(&object.metadata, ours),
+        meta: meta(object.metadata, ours),
         replicas: number("/spec/replicas").unwrap_or(1),
         min_ready_seconds: number("/spec/minReadySeconds").unwrap_or(0),
         paused: data.pointer("/spec/paused").and_then(Value::as_bool).unwrap_or(false),
         observed_generation: data.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or(0),
         selector: data.pointer("/spec/selector").cloned().unwrap_or_default(),
         template: data.pointer("/spec/template").cloned().unwrap_or_default(),
-        replicas_in_git: replicas_in_git(&object.metadata),
-        helm_wrote_at: helm_wrote_at(&object.metadata),
+        replicas_in_git: replicas_in_git(object.metadata),
+        helm_wrote_at: helm_wrote_at(object.metadata),
     }
 }
 
@@ -252,10 +265,10 @@ fn replicas_in_git(object: &ObjectMeta) -> bool {
     })
 }
 
-pub fn replica_set(object: &DynamicObject) -> ReplicaSetEntry {
-    let data = &object.data;
-    let template = data.pointer("/spec/template").cloned().unwrap_or_default();
-    let mut meta = meta(&object.metadata, ours);
+pub fn replica_set(object: Seen<'_>) -> ReplicaSetEntry {
+    let data = object.data;
+    let template = data.pointer("/spec/template").unwrap_or_default();
+    let mut meta = meta(object.metadata, ours);
     meta.labels.retain(|_, value| value.len() <= 63);
     let controller = object.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
     ReplicaSetEntry {
@@ -263,9 +276,9 @@ pub fn replica_set(object: &DynamicObject) -> ReplicaSetEntry {
         controller: controller.map(|o| (o.kind.clone(), o.name.clone(), o.uid.clone())),
         // Its selector never changes; the label in its metadata may be taken off.
         hash: strings(data, "/spec/selector/matchLabels").remove(keys::POD_TEMPLATE_HASH).unwrap_or_default(),
-        digest: revision::digest(&template),
-        images: list(&template, "/spec/containers").filter_map(|c| Some(text(c, "image")?.to_owned())).collect(),
-        created_at: created(&object.metadata),
+        digest: revision::digest(template),
+        images: list(template, "/spec/containers").filter_map(|c| Some(text(c, "image")?.to_owned())).collect(),
+        created_at: created(object.metadata),
         replicas: data.pointer("/spec/replicas").and_then(Value::as_i64).map_or(1, |n| i32::try_from(n).unwrap_or(i32::MAX)),
         status_replicas: int(data, "/status/replicas"),
         ready: int(data, "/status/readyReplicas"),
@@ -275,8 +288,8 @@ pub fn replica_set(object: &DynamicObject) -> ReplicaSetEntry {
 }
 
 /// A pod that runs; one that has ended (evicted, completed) is none.
-pub fn pod(object: &DynamicObject) -> Option<PodEntry> {
-    let data = &object.data;
+pub fn pod(object: Seen<'_>) -> Option<PodEntry> {
+    let data = object.data;
     if matches!(data.pointer("/status/phase").and_then(Value::as_str), Some("Failed" | "Succeeded")) {
         return None;
     }
@@ -296,7 +309,7 @@ pub fn pod(object: &DynamicObject) -> Option<PodEntry> {
         view: PodView {
             name: object.metadata.name.clone().unwrap_or_default(),
             uid: object.metadata.uid.clone().unwrap_or_default(),
-            created_at: created(&object.metadata),
+            created_at: created(object.metadata),
             hash: object.metadata.labels.as_ref().and_then(|l| l.get(keys::POD_TEMPLATE_HASH)).cloned().unwrap_or_default(),
             ready,
             stopping,
@@ -308,18 +321,18 @@ pub fn pod(object: &DynamicObject) -> Option<PodEntry> {
     })
 }
 
-pub fn service(object: &DynamicObject) -> ServiceEntry {
+pub fn service(object: Seen<'_>) -> ServiceEntry {
     ServiceEntry {
-        meta: Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, |key| key != LAST_APPLIED) },
+        meta: Meta { last_writer: last_writer(object.metadata), ..meta(object.metadata, |key| key != LAST_APPLIED) },
         owner_uids: object.metadata.owner_references.iter().flatten().map(|o| o.uid.clone()).collect(),
-        selector: strings(&object.data, "/spec/selector"),
+        selector: strings(object.data, "/spec/selector"),
         spec: Packed::of(object.data.get("spec").unwrap_or(&Value::Null)),
     }
 }
 
-pub fn endpoint_slice(object: &DynamicObject) -> SliceEntry {
+pub fn endpoint_slice(object: Seen<'_>) -> SliceEntry {
     let labels = object.metadata.labels.as_ref();
-    let endpoints = list(&object.data, "/endpoints").map(|endpoint| {
+    let endpoints = list(object.data, "/endpoints").map(|endpoint| {
         let condition = |name: &str| endpoint.pointer("/conditions").and_then(|c| c.get(name)).and_then(Value::as_bool);
         let pod = endpoint.pointer("/targetRef/name").and_then(Value::as_str);
         let address = endpoint.pointer("/addresses/0").and_then(Value::as_str).unwrap_or_default();
@@ -331,16 +344,17 @@ pub fn endpoint_slice(object: &DynamicObject) -> SliceEntry {
     }
 }
 
-pub fn route(kind: RouteKind, object: &DynamicObject) -> RouteView {
-    let meta = Meta { last_writer: last_writer(&object.metadata), ..meta(&object.metadata, ours) };
+/// A route without its rules.
+pub fn route(kind: RouteKind, object: Seen<'_>) -> RouteView {
+    let meta = Meta { last_writer: last_writer(object.metadata), ..meta(object.metadata, ours) };
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     // The controller of a parent that the route has left may not have taken its report back.
     let has =
-        |reported: &&Value| list(&object.data, "/spec/parentRefs").any(|parent| names_same(parent, &reported["parentRef"], namespace));
+        |reported: &&Value| list(object.data, "/spec/parentRefs").any(|parent| names_same(parent, &reported["parentRef"], namespace));
     RouteView {
         kind,
-        rules: object.data.pointer("/spec/rules").map(rules).unwrap_or_default(),
-        parents: list(&object.data, "/status/parents").filter(has).map(parent).collect(),
+        rules: vec![],
+        parents: list(object.data, "/status/parents").filter(has).map(parent).collect(),
         records: records(&meta),
         meta,
     }
@@ -386,30 +400,30 @@ fn parent(parent: &Value) -> ParentView {
 }
 
 /// An AnalysisRun. Of one that cannot be read, what it says of its Rollout.
-pub fn analysis_run(object: &DynamicObject) -> Option<RunView> {
-    let (spec, unreadable) = match spec::<AnalysisRunSpec>(&object.data) {
+pub fn analysis_run(object: Seen<'_>) -> Option<RunView> {
+    let (spec, unreadable) = match spec::<AnalysisRunSpec>(object.data) {
         Ok(spec) => (spec, None),
         Err(why) => {
             let names = ["rollout", "canaryHash", "step", "terminate"];
-            let (spec, _) = fields(&object.data, &names, json!({"rollout": "", "canaryHash": "", "metrics": []}));
+            let (spec, _) = fields(object.data, &names, json!({"rollout": "", "canaryHash": "", "metrics": []}));
             (spec?, Some(why))
         }
     };
-    let status: AnalysisRunStatus = status(&object.data);
-    Some(RunView { meta: meta(&object.metadata, ours), spec, unreadable, status })
+    let status: AnalysisRunStatus = status(object.data);
+    Some(RunView { meta: meta(object.metadata, ours), spec, unreadable, status })
 }
 
-pub fn analysis_template(object: &DynamicObject) -> Result<AnalysisTemplateSpec, Invalid> {
-    spec(&object.data)
+pub fn analysis_template(object: Seen<'_>) -> Result<AnalysisTemplateSpec, Invalid> {
+    spec(object.data)
 }
 
-pub fn action(object: &DynamicObject) -> ActionEntry {
+pub fn action(object: Seen<'_>) -> ActionEntry {
     ActionEntry {
-        meta: meta(&object.metadata, ours),
-        created_at: created(&object.metadata),
+        meta: meta(object.metadata, ours),
+        created_at: created(object.metadata),
         rollout: object.data.pointer("/spec/rollout").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        spec: spec(&object.data),
-        status: status(&object.data),
+        spec: spec(object.data),
+        status: status(object.data),
     }
 }
 
@@ -421,7 +435,7 @@ pub struct AutoscalerEntry {
     pub words: String,
 }
 
-pub fn autoscaler(object: &DynamicObject) -> Option<AutoscalerEntry> {
+pub fn autoscaler(object: Seen<'_>) -> Option<AutoscalerEntry> {
     let target = object.data.pointer("/spec/scaleTargetRef")?;
     let deployment = text(target, "name").filter(|_| text(target, "kind") == Some("Deployment"))?.to_owned();
     let name = object.metadata.name.as_deref().unwrap_or_default();
@@ -430,8 +444,8 @@ pub fn autoscaler(object: &DynamicObject) -> Option<AutoscalerEntry> {
     Some(AutoscalerEntry { deployment, words })
 }
 
-pub fn anchor(object: &DynamicObject) -> Meta {
-    meta(&object.metadata, ours)
+pub fn anchor(object: Seen<'_>) -> Meta {
+    meta(object.metadata, ours)
 }
 
 #[cfg(test)]
@@ -446,7 +460,8 @@ mod tests {
         let parents: Vec<Value> = references.as_array().unwrap().iter().map(|parent| json!({"parentRef": parent})).collect();
         let object = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "shop"},
             "spec": {"parentRefs": references}, "status": {"parents": parents}});
-        let view = route(RouteKind::HttpRoute, &serde_json::from_value(object).unwrap());
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let view = route(RouteKind::HttpRoute, Seen::from(&object));
         assert_eq!(
             view.parents.iter().map(|parent| parent.name.as_str()).collect::<Vec<_>>(),
             ["Gateway gw", "listener https of Gateway shared", "Service api"]

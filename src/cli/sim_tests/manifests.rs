@@ -156,7 +156,7 @@ impl Hook for Looker {
         let mut body = request.body.clone();
         let verb = body["spec"]["resourceAttributes"]["verb"].as_str().unwrap_or_default();
         body["status"] = json!({"allowed": matches!(verb, "get" | "list" | "watch")});
-        Verdict::Answer(Response { status: 201, body })
+        Verdict::Answer(Response { status: 201, body: body.into() })
     }
 }
 

@@ -327,7 +327,7 @@ pub fn drop_empty(kind: &Kind, schema: &Schema, value: &mut Value) {
             }
             let free_map = inner.is_some_and(|s| s.additional.is_some() && s.shape == Shape::Object);
             let kept_list = name == "endpoints" || name == "finalizers";
-            let zero = v == &json!(false) || v == &json!(0) || v == &json!("");
+            let zero = *v == Value::Bool(false) || v.as_u64() == Some(0) || v.as_str() == Some("");
             let deployment_count = name == "replicas" && &*kind.id == "deployments.apps" && !schema.properties.contains_key("template");
             match v {
                 Value::Array(items) => !items.is_empty() || kept_list,

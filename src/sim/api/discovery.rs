@@ -30,7 +30,7 @@ impl ApiServer {
             ["openapi", "v3", "apis", group, version] => self.schemas(&format!("{group}/{version}"))?,
             _ => return None,
         };
-        Some(Response { status: 200, body })
+        Some(Response { status: 200, body: body.into() })
     }
 
     fn by_version(&self) -> BTreeMap<&str, Vec<&Arc<Kind>>> {

@@ -332,10 +332,10 @@ impl Difference {
     }
 }
 
+/// Compares what is not the same.
 fn compare(s: Option<&Schema>, old: Option<&Value>, new: Option<&Value>, written: &mut FieldSet, removed: &mut FieldSet) {
     match (old, new) {
         (None, None) => {}
-        (Some(a), Some(b)) if a == b => {}
         (Some(a), None) => {
             *removed = FieldSet::of(s, a);
             removed.own = true;
@@ -352,7 +352,9 @@ fn compare(s: Option<&Schema>, old: Option<&Value>, new: Option<&Value>, written
                 let after: BTreeMap<String, _> = after.into_iter().map(|(k, s, v)| (k, (s, v))).collect();
                 for (key, (inner_schema, a)) in &before {
                     let b = after.get(key).map(|(_, v)| *v);
-                    put(key.clone(), compare_child(*inner_schema, Some(a), b), written, removed);
+                    if Some(*a) != b {
+                        put(key.clone(), compare_child(*inner_schema, Some(a), b), written, removed);
+                    }
                 }
                 for (key, (inner_schema, b)) in after.iter().filter(|(k, _)| !before.contains_key(*k)) {
                     put(key.clone(), compare_child(*inner_schema, None, Some(b)), written, removed);

@@ -16,19 +16,20 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), ApiError> {
 /// None if the operation does not apply.
 fn carry_out(object: &mut Value, operation: &Value) -> Option<()> {
     let place = |field: &str| operation[field].as_str();
-    let value = || operation.get("value").cloned().unwrap_or_default();
+    let given = operation.get("value").unwrap_or_default();
+    let value = || given.clone();
     let path = place("path")?;
     match operation["op"].as_str()? {
         "add" => add(object, path, value()),
         "remove" => remove(object, path).map(drop),
         "replace" => replace(object, path, value()),
-        "test" => (get(object, path)? == value()).then_some(()),
+        "test" => (get(object, path)? == given).then_some(()),
         "move" => {
             let moved = remove(object, place("from")?)?;
             add(object, path, moved)
         }
         "copy" => {
-            let copied = get(object, place("from")?)?;
+            let copied = get(object, place("from")?)?.clone();
             add(object, path, copied)
         }
         _ => None,
@@ -60,10 +61,10 @@ fn index(step: &str, length: usize) -> Option<usize> {
 }
 
 /// A missing member of a map is null.
-fn get(object: &mut Value, path: &str) -> Option<Value> {
+fn get<'a>(object: &'a mut Value, path: &str) -> Option<&'a Value> {
     match parent(object, path)? {
-        (Value::Object(map), last) => Some(map.get(&last).cloned().unwrap_or_default()),
-        (Value::Array(items), last) => items.get(index(&last, items.len())?).cloned(),
+        (Value::Object(map), last) => Some(map.get(&last).unwrap_or_default()),
+        (Value::Array(items), last) => items.get(index(&last, items.len())?),
         _ => None,
     }
 }

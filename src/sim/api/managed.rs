@@ -82,8 +82,10 @@ pub fn write(object: &mut Value, entries: Vec<Entry>) {
 
 /// Entries in their order: applied ones first, then by time.
 fn put(object: &mut Value, mut entries: Vec<Value>) {
-    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
-    entries.sort_by_cached_key(|e| (e["operation"] != "Apply", text(e, "time"), text(e, "manager"), text(e, "subresource")));
+    fn place(entry: &Value) -> (bool, [&str; 3]) {
+        (entry["operation"] != "Apply", ["time", "manager", "subresource"].map(|field| entry[field].as_str().unwrap_or_default()))
+    }
+    entries.sort_by(|one, other| place(one).cmp(&place(other)));
     let Some(metadata) = object["metadata"].as_object_mut() else { return };
     if entries.is_empty() {
         metadata.remove("managedFields");
@@ -164,9 +166,11 @@ pub fn forget_empty(object: &mut Value) {
 
 /// Of two entries of one manager only the later one is read.
 fn forget_doubles(entries: &mut Vec<Value>) {
-    let identity = |entry: &Value| ["manager", "operation", "apiVersion", "subresource"].map(|field| entry[field].clone());
+    let same = |one: &Value, other: &Value| {
+        ["manager", "operation", "apiVersion", "subresource"].into_iter().all(|field| one[field] == other[field])
+    };
     for at in (0..entries.len()).rev() {
-        if entries[at + 1..].iter().any(|later| identity(later) == identity(&entries[at])) {
+        if entries[at + 1..].iter().any(|later| same(later, &entries[at])) {
             entries.remove(at);
         }
     }
@@ -201,5 +205,5 @@ fn is_of(entry: &Value, manager: &Manager) -> bool {
 
 /// A time as objects carry it: whole seconds, UTC.
 pub fn seconds(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    format!("{at:.0}")
 }

@@ -86,12 +86,13 @@ impl Request {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Response {
     pub status: u16,
-    pub body: Value,
+    /// An object is the stored one itself: answers are read, or written out, and never changed.
+    pub body: Arc<Value>,
 }
 
 impl From<ApiError> for Response {
     fn from(error: ApiError) -> Self {
-        Self { status: error.code, body: error.to_status() }
+        Self { status: error.code, body: error.to_status().into() }
     }
 }
 
@@ -201,11 +202,11 @@ impl ApiServer {
         }
     }
 
-    fn answer(&mut self, request: &Request, now: Timestamp) -> Result<(u16, Value), ApiError> {
+    fn answer(&mut self, request: &Request, now: Timestamp) -> Result<(u16, Arc<Value>), ApiError> {
         if request.method == "POST" && request.path == WHO_AM_I {
             let mut review = request.body.clone();
             review["status"] = json!({"userInfo": {"username": request.actor}});
-            return Ok((201, review));
+            return Ok((201, review.into()));
         }
         let target = Target::parse(&request.path).ok_or_else(ApiError::no_such_path)?;
         let query = Query::parse(&request.query);
@@ -219,14 +220,14 @@ impl ApiServer {
         let method = request.method.as_str();
         let Some(name) = &target.name else {
             return match method {
-                "GET" => Ok((200, self.list_page(&kind, &target, &query, view, now)?)),
+                "GET" => Ok((200, self.list_page(&kind, &target, &query, view, now)?.into())),
                 "POST" => {
                     let mut object = request.body.clone();
                     normalize::decode(&kind, &mut object).map_err(|why| normalize::undecodable(&kind, &why))?;
                     let made = self.create(&kind.id, target.namespace.as_deref(), object, &caller)?;
                     Ok((201, view.one(&kind, &made, now)))
                 }
-                "DELETE" => Ok((200, self.delete_collection(&kind, &target, &query, request, &caller)?)),
+                "DELETE" => Ok((200, self.delete_collection(&kind, &target, &query, request, &caller)?.into())),
                 _ => Err(ApiError::method_not_allowed()),
             };
         };
@@ -239,7 +240,7 @@ impl ApiServer {
             "GET" => {
                 let live = self.store.get(kind.stored_id(), &key).ok_or_else(|| ApiError::not_found(&kind, name))?;
                 match part {
-                    Part::Scale => Ok((200, scale::of(&kind, live)?)),
+                    Part::Scale => Ok((200, scale::of(&kind, live)?.into())),
                     _ => Ok((200, view.one(&kind, &kind.shown(live), now))),
                 }
             }
@@ -254,14 +255,14 @@ impl ApiServer {
             }
             "DELETE" if part == Part::Object => {
                 let options = DeleteOptions::parse(&request.body, &query)?;
-                self.delete(&kind, &key, &options, &caller).map(|body| (200, body))
+                self.delete(&kind, &key, &options, &caller).map(|body| (200, body.into()))
             }
             "POST" if part == Part::Eviction => {
                 let options = DeleteOptions::parse(&request.body["deleteOptions"], &query)?;
                 evict::allowed(self, &key)?;
                 evict::announce(self, &kind, &key, &caller);
                 self.delete(&kind, &key, &options, &caller)?;
-                Ok((201, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+                Ok((201, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}).into()))
             }
             _ => Err(ApiError::method_not_allowed()),
         }

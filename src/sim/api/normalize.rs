@@ -203,7 +203,9 @@ pub fn is_finished(kind: &Kind, object: &Value) -> bool {
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
+            if map.values().any(Value::is_null) {
+                map.retain(|_, v| !v.is_null());
+            }
             map.values_mut().for_each(drop_nulls);
         }
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),

@@ -149,7 +149,8 @@ fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value)
         return Vec::new();
     }
     let root = RootContext { api_version: kind.api_version.clone(), api_group: kind.group().to_owned(), kind: kind.kind.clone() };
-    let Err(broken) = validator.validate_compiled_with_context(rules, object, live, Some(&root)) else {
+    let (seen, seen_before) = (seen_by_rules(kind, object), live.map(|live| seen_by_rules(kind, live)));
+    let Err(broken) = validator.validate_compiled_with_context(rules, &seen, seen_before.as_ref(), Some(&root)) else {
         return Vec::new();
     };
     broken
@@ -172,6 +173,15 @@ fn cel(validator: &Validator, kind: &Kind, live: Option<&Value>, object: &Value)
             error
         })
         .collect()
+}
+
+/// What the rules of a kind can be about: of the metadata the API server shows them the name alone. The validator walks through all that it is
+/// given, whether a rule is about it or not.
+fn seen_by_rules(kind: &Kind, object: &Value) -> Value {
+    let part = |of: &Value, field: &str| Some((field.to_owned(), of.get(field)?.clone()));
+    let metadata: Value = ["name", "generateName"].into_iter().filter_map(|field| part(&object["metadata"], field)).collect();
+    let fields = ["apiVersion", "kind"].into_iter().chain(kind.ruled.iter().map(String::as_str));
+    fields.filter_map(|field| part(object, field)).chain([("metadata".to_owned(), metadata)]).collect()
 }
 
 /// The rules of the built-in kinds that this server knows.

@@ -119,11 +119,15 @@ impl Schema {
     pub fn prune(&self, value: &mut Value) {
         match value {
             Value::Object(map) => {
-                map.retain(|k, _| !self.drops(k));
+                let mut has_unknown = false;
                 for (k, v) in map.iter_mut() {
-                    if let Some(schema) = self.field(k) {
-                        schema.prune(v);
+                    match self.field(k) {
+                        Some(schema) => schema.prune(v),
+                        None => has_unknown |= self.drops(k),
                     }
+                }
+                if has_unknown {
+                    map.retain(|k, _| !self.drops(k));
                 }
             }
             Value::Array(items) => {
@@ -167,6 +171,11 @@ impl Schema {
 
     /// The first value of a wrong type, as server-side apply words it.
     pub fn mistyped(&self, value: &Value, at: &str) -> Option<String> {
+        self.first_mistyped(value).map(|(path, why)| format!("{at}{path}: {why}"))
+    }
+
+    /// The path to it, and what is wrong with it.
+    fn first_mistyped(&self, value: &Value) -> Option<(String, String)> {
         let wanted = match self.shape {
             Shape::Object if !value.is_object() => "map",
             Shape::Array if !value.is_array() => "list",
@@ -175,13 +184,18 @@ impl Schema {
             Shape::Boolean if !value.is_boolean() => "boolean",
             _ => "",
         };
+        let below = |step: &dyn std::fmt::Display, (path, why): (String, String)| (format!("{step}{path}"), why);
         match value {
             Value::Null => None,
-            _ if !wanted.is_empty() => Some(format!("{at}: expected {wanted}, got {value}")),
-            Value::Object(map) => map.iter().find_map(|(key, value)| self.field(key)?.mistyped(value, &format!("{at}.{key}"))),
+            _ if !wanted.is_empty() => Some((String::new(), format!("expected {wanted}, got {value}"))),
+            Value::Object(map) => map.iter().find_map(|(key, value)| {
+                let found = self.field(key)?.first_mistyped(value)?;
+                Some(below(&format_args!(".{key}"), found))
+            }),
             Value::Array(items) => {
                 let inner = self.items.as_deref()?;
-                items.iter().enumerate().find_map(|(i, value)| inner.mistyped(value, &format!("{at}[{i}]")))
+                let found = |(i, value): (usize, &Value)| Some(below(&format_args!("[{i}]"), inner.first_mistyped(value)?));
+                items.iter().enumerate().find_map(found)
             }
             _ => None,
         }
@@ -238,7 +252,9 @@ impl Schema {
             }
             Value::Object(map) => {
                 let may_be = |schema: &Schema| schema.nullable || schema.shape == Shape::Any || schema.default.is_some();
-                map.retain(|name, value| !without_nulls || !value.is_null() || self.field(name).is_none_or(may_be));
+                if without_nulls && map.values().any(Value::is_null) {
+                    map.retain(|name, value| !value.is_null() || self.field(name).is_none_or(may_be));
+                }
                 for (name, value) in map.iter_mut() {
                     self.field(name).into_iter().for_each(|schema| schema.write_whole(value, without_nulls));
                 }
@@ -255,12 +271,13 @@ impl Schema {
         match value {
             Value::Object(map) => {
                 for (name, schema) in &self.properties {
+                    let Some(default) = &schema.default else { continue };
                     let missing = match map.get(name) {
                         None => true,
                         Some(Value::Null) => !schema.nullable,
                         Some(_) => false,
                     };
-                    if let (true, Some(default)) = (missing, &schema.default) {
+                    if missing {
                         map.insert(name.clone(), default.clone());
                     }
                 }

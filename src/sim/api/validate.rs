@@ -1,5 +1,7 @@
 //! Does a value keep to its schema? Every breach is named, as the API server does.
 
+use std::fmt::Write;
+
 use serde_json::Value;
 
 use super::error::FieldError;
@@ -59,12 +61,13 @@ fn check_new(schema: &Schema, before: Option<&Value>, value: &Value, path: &mut 
                 errors.push(FieldError::required(join(path, name), ""));
             }
             check_size(schema, map.len(), "properties", path, errors);
-            for (k, v) in map.iter().filter(|(k, v)| before.is_none_or(|before| before.get(k) != Some(v))) {
-                if let Some(inner) = schema.field(k) {
+            for (k, v) in map {
+                let before = before.and_then(|before| before.get(k));
+                if let Some(inner) = schema.field(k).filter(|_| before != Some(v)) {
                     let end = path.len();
                     path.push_str(if path.is_empty() { "" } else { "." });
                     path.push_str(k);
-                    check(inner, v, path, errors);
+                    check_new(inner, before, v, path, errors);
                     path.truncate(end);
                 }
             }
@@ -72,10 +75,11 @@ fn check_new(schema: &Schema, before: Option<&Value>, value: &Value, path: &mut 
         Value::Array(items) => {
             check_size(schema, items.len(), "items", path, errors);
             for (i, v) in items.iter().enumerate() {
-                if let Some(inner) = &schema.items {
+                let before = before.and_then(|before| before.get(i));
+                if let Some(inner) = schema.items.as_ref().filter(|_| before != Some(v)) {
                     let end = path.len();
-                    path.push_str(&format!("[{i}]"));
-                    check(inner, v, path, errors);
+                    let _ = write!(path, "[{i}]");
+                    check_new(inner, before, v, path, errors);
                     path.truncate(end);
                 }
             }

@@ -42,19 +42,19 @@ impl View {
     }
 
     /// One object. What is not of the kind (a `Scale`, a bookmark's stub) stays as it is.
-    pub fn one(self, kind: &Kind, object: &Value, now: Timestamp) -> Value {
+    pub fn one(self, kind: &Kind, object: &Arc<Value>, now: Timestamp) -> Arc<Value> {
         match self {
-            Self::Metadata if object["kind"] == *kind.kind => json!({
-                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"],
-            }),
-            Self::Table if object["kind"] == *kind.kind => table::table(kind, std::iter::once(object), now, None),
+            Self::Metadata if object["kind"] == *kind.kind => {
+                json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"]}).into()
+            }
+            Self::Table if object["kind"] == *kind.kind => table::table(kind, std::iter::once(&**object), now, None).into(),
             _ => object.clone(),
         }
     }
 
-    pub(super) fn or_scale(self, kind: &Kind, object: &Value, part: Part, now: Timestamp) -> Value {
+    pub(super) fn or_scale(self, kind: &Kind, object: &Arc<Value>, part: Part, now: Timestamp) -> Arc<Value> {
         match part {
-            Part::Scale => scale::or_empty(kind, object),
+            Part::Scale => scale::or_empty(kind, object).into(),
             _ => self.one(kind, object, now),
         }
     }
@@ -70,7 +70,7 @@ impl View {
                 json!({"apiVersion": kind.api_version, "kind": format!("{}List", kind.kind), "metadata": metadata, "items": items})
             }
             Self::Metadata => {
-                let items: Vec<Value> = objects.iter().map(|o| self.one(kind, o, now)).collect();
+                let items: Vec<Value> = objects.iter().map(|o| Arc::unwrap_or_clone(self.one(kind, o, now))).collect();
                 json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": metadata, "items": items})
             }
             Self::Table => table::table(kind, objects.iter().map(|o| o.as_ref()), now, Some(revision)),

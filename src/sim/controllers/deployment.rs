@@ -103,18 +103,20 @@ fn claim(writer: &mut Writer<'_>, deployment: &Value) -> Vec<Arc<Value>> {
 
 fn sort_out(deployment: &Value, mut owned: Vec<Arc<Value>>) -> Sets {
     owned.sort_by_key(|s| (text(&s["metadata"]["creationTimestamp"]).to_owned(), name(s).to_owned()));
-    let wanted = without_hash(&deployment["spec"]["template"]);
-    let new = owned.iter().position(|s| without_hash(&s["spec"]["template"]) == wanted);
+    let new = owned.iter().position(|s| is_same_template(&s["spec"]["template"], &deployment["spec"]["template"]));
     let new = new.map(|i| owned.remove(i));
     Sets { new, old: owned }
 }
 
-fn without_hash(template: &Value) -> Value {
-    let mut template = template.clone();
-    if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
-        labels.remove(HASH);
+/// The same but for the label of the hash.
+fn is_same_template(one: &Value, other: &Value) -> bool {
+    fn others<'a>(map: &'a Value, left_out: &'static str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        map.as_object().into_iter().flatten().filter(move |(key, _)| *key != left_out)
     }
-    template
+    let (metadata, labels) = ([&one["metadata"], &other["metadata"]], [&one["metadata"]["labels"], &other["metadata"]["labels"]]);
+    others(one, "metadata").eq(others(other, "metadata"))
+        && others(metadata[0], "labels").eq(others(metadata[1], "labels"))
+        && others(labels[0], HASH).eq(others(labels[1], HASH))
 }
 
 fn revision(object: &Value) -> i64 {
@@ -126,24 +128,28 @@ fn annotate_new(writer: &mut Writer<'_>, deployment: &Value, sets: &mut Sets) {
     let Some(new) = &sets.new else { return };
     let latest_old = sets.old.iter().map(|s| revision(s)).max().unwrap_or(0);
     let number = if revision(new) > latest_old { revision(new) } else { latest_old + 1 };
-    let changed = writer.change(REPLICA_SETS, &key(new), |s| {
-        if !s["metadata"]["annotations"].is_object() {
-            s["metadata"]["annotations"] = json!({});
-        }
-        for (key, value) in deployment["metadata"]["annotations"].as_object().into_iter().flatten().filter(|(key, _)| is_copied(key)) {
-            s["metadata"]["annotations"][key] = value.clone();
-        }
-        s["metadata"]["annotations"][REVISION] = number.to_string().into();
-        let wait = &deployment["spec"]["minReadySeconds"];
-        if let Some(spec) = s["spec"].as_object_mut() {
-            if wait.is_null() {
-                spec.remove("minReadySeconds");
-            } else {
-                spec.insert("minReadySeconds".into(), wait.clone());
+    let copied = || deployment["metadata"]["annotations"].as_object().into_iter().flatten().filter(|(key, _)| is_copied(key));
+    let (annotations, wait) = (&new["metadata"]["annotations"], &deployment["spec"]["minReadySeconds"]);
+    let is_annotated = revision(new) == number && copied().all(|(key, value)| annotations.get(key) == Some(value));
+    if !is_annotated || new["spec"]["minReadySeconds"] != *wait {
+        let changed = writer.change(REPLICA_SETS, &key(new), |s| {
+            if !s["metadata"]["annotations"].is_object() {
+                s["metadata"]["annotations"] = json!({});
             }
-        }
-    });
-    sets.new = changed.or(sets.new.take());
+            for (key, value) in copied() {
+                s["metadata"]["annotations"][key] = value.clone();
+            }
+            s["metadata"]["annotations"][REVISION] = number.to_string().into();
+            if let Some(spec) = s["spec"].as_object_mut() {
+                if wait.is_null() {
+                    spec.remove("minReadySeconds");
+                } else {
+                    spec.insert("minReadySeconds".into(), wait.clone());
+                }
+            }
+        });
+        sets.new = changed.or(sets.new.take());
+    }
     note_revision(writer, deployment, number);
 }
 
@@ -268,38 +274,41 @@ fn report(writer: &mut Writer<'_>, deployment: &Value, sets: &Sets) -> Option<Ti
     let (now, c) = (writer.now(), counts(sets));
     let wanted = number(&deployment["spec"]["replicas"]);
     let complete = is_complete(deployment, sets);
-    let mut due = None;
-    writer.change_status(DEPLOYMENTS, &key(deployment), |d| {
-        let before = d["status"].clone();
-        let fields = [
-            ("observedGeneration", number(&deployment["metadata"]["generation"])),
-            ("replicas", c.total),
-            ("updatedReplicas", c.updated),
-            ("readyReplicas", c.ready),
-            ("availableReplicas", c.available),
-            ("unavailableReplicas", (wanted.max(c.total) - c.available).max(0)),
-        ];
-        if !d["status"].is_object() {
-            d["status"] = json!({});
-        }
-        if let Some(status) = d["status"].as_object_mut() {
-            for (field, value) in fields {
-                if value == 0 {
-                    status.remove(field);
-                } else {
-                    status.insert(field.into(), value.into());
-                }
+    let live = writer.api.get(DEPLOYMENTS, namespace(deployment), name(deployment))?.clone();
+    let before = &live["status"];
+    let mut next = json!({});
+    next["status"] = before.clone();
+    let fields = [
+        ("observedGeneration", number(&deployment["metadata"]["generation"])),
+        ("replicas", c.total),
+        ("updatedReplicas", c.updated),
+        ("readyReplicas", c.ready),
+        ("availableReplicas", c.available),
+        ("unavailableReplicas", (wanted.max(c.total) - c.available).max(0)),
+    ];
+    if !before.is_object() {
+        next["status"] = json!({});
+    }
+    if let Some(status) = next["status"].as_object_mut() {
+        for (field, value) in fields {
+            if value == 0 {
+                status.remove(field);
+            } else {
+                status.insert(field.into(), value.into());
             }
         }
-        let at = seconds(now);
-        let enough = c.available >= wanted - rolling::max_unavailable(deployment);
-        let (status, reason, message) = match enough {
-            true => ("True", "MinimumReplicasAvailable", "Deployment has minimum availability."),
-            false => ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability."),
-        };
-        set_condition(d, "Available", status, reason, message, &at);
-        due = progress(d, &before, deployment, complete, now);
-    });
+    }
+    let at = seconds(now);
+    let enough = c.available >= wanted - rolling::max_unavailable(deployment);
+    let (status, reason, message) = match enough {
+        true => ("True", "MinimumReplicasAvailable", "Deployment has minimum availability."),
+        false => ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability."),
+    };
+    set_condition(&mut next, "Available", status, reason, message, &at);
+    let due = progress(&mut next, before, deployment, complete, now);
+    if next["status"] != *before {
+        writer.change_status(DEPLOYMENTS, &key(deployment), |d| d["status"] = next["status"].take());
+    }
     due
 }
 

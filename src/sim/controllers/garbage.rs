@@ -77,12 +77,9 @@ impl Collector {
 
 /// Whether a write changes who depends on whom, or what goes.
 fn concerns(event: &Event) -> bool {
-    let fields = |object: &Value| {
-        let metadata = &object["metadata"];
-        [&metadata["ownerReferences"], &metadata["finalizers"], &metadata["deletionTimestamp"]].map(Clone::clone)
-    };
-    event.change == Change::Deleted
-        || event.before.as_deref().map_or_else(|| [Value::Null, Value::Null, Value::Null], fields) != fields(&event.object)
+    let before = event.before.as_deref().unwrap_or_default();
+    let differs = |field: &str| before["metadata"][field] != event.object["metadata"][field];
+    event.change == Change::Deleted || ["ownerReferences", "finalizers", "deletionTimestamp"].into_iter().any(differs)
 }
 
 /// An owner that is being deleted: orphan its dependents, or wait until those that block it are gone.
