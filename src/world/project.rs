@@ -349,8 +349,7 @@ pub fn route(kind: RouteKind, object: Seen<'_>) -> RouteView {
     let meta = Meta { last_writer: last_writer(object.metadata), ..meta(object.metadata, ours) };
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     // The controller of a parent that the route has left may not have taken its report back.
-    let has =
-        |reported: &&Value| list(object.data, "/spec/parentRefs").any(|parent| names_same(parent, &reported["parentRef"], namespace));
+    let has = |reported: &&Value| list(object.data, "/spec/parentRefs").any(|parent| names_same(parent, &reported["parentRef"], namespace));
     RouteView {
         kind,
         rules: vec![],
