@@ -33,6 +33,7 @@ use access::Credentials;
 pub use access::SecretData;
 use flights::Flights;
 pub use guard::{Allow, Place, forbidden};
+pub use http::client;
 pub use scrape::exposed;
 
 /// What the installation brings.

@@ -17,6 +17,7 @@ use crate::{
         status::{HistoryEntry, RolloutOutcome},
     },
     core::observed::{RolloutView, RunView},
+    metrics::client,
 };
 
 /// Spans that wait to be sent; more are dropped: traces never hold a rollout back.
@@ -177,7 +178,10 @@ impl Exporter {
 }
 
 async fn send(url: String, mut waiting: mpsc::Receiver<Span>) {
-    let client = reqwest::Client::new();
+    let client = match client(reqwest::Client::builder) {
+        Ok(client) => client,
+        Err(error) => return tracing::error!(error, "no traces can be sent"),
+    };
     let mut spans = vec![];
     while waiting.recv_many(&mut spans, WAITING).await > 0 {
         tokio::time::sleep(GATHER).await;

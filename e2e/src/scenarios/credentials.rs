@@ -8,7 +8,7 @@ use futures::future::try_join_all;
 use k8s_openapi::ByteString;
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PropagationPolicy},
 };
 use serde_json::{Value, json};
 use sluice::api::{
@@ -79,7 +79,14 @@ async fn play(test: &Test, recorder: &Recorder) -> Result<()> {
         trace::ensure_told(test, recorder, held, &steps[..=usize::try_from(at)?], RolloutOutcome::Aborted).await?;
     }
     test.say("what was held got no further, and its server was not asked");
-    nothing_is_told(test, recorder).await
+    nothing_is_told(test, recorder).await?;
+    test.space.remove("Rollout", "platform", PropagationPolicy::Background).await?;
+    templates(test).delete(PLATFORM, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+fn templates(test: &Test) -> Api<ClusterAnalysisTemplate> {
+    Api::all(test.cluster.client.clone())
 }
 
 /// The controller's pods.
@@ -167,8 +174,7 @@ async fn promoted(test: &Test, name: &str, metric: Value) -> Result<()> {
 async fn promoted_by_platform(test: &Test, recorder: &Recorder) -> Result<()> {
     let metric = query(by_key(&format!("{HERE}/platform"), PLATFORM), "vector(100)");
     let manifest: ClusterAnalysisTemplate = serde_json::from_value(template("ClusterAnalysisTemplate", PLATFORM, metric))?;
-    let templates: Api<ClusterAnalysisTemplate> = Api::all(test.cluster.client.clone());
-    templates.patch(PLATFORM, &PatchParams::apply(GIT).force(), &Patch::Apply(&manifest)).await?;
+    templates(test).patch(PLATFORM, &PatchParams::apply(GIT).force(), &Patch::Apply(&manifest)).await?;
     let app = release(test, "platform", json!({"kind": "ClusterAnalysisTemplate", "name": PLATFORM})).await?;
     app.space.until_healthy("platform", "sluice.dev/app:v2", seconds(90)).await?;
     passed(test, "platform").await?;
@@ -181,7 +187,6 @@ async fn promoted_by_platform(test: &Test, recorder: &Recorder) -> Result<()> {
     let status = start(test, "forged", spec).await?.end().await?;
     ensure!(status.phase == RunPhase::Passed && recorder.asked("/platform") > asked, "the forged run says: {status:?}");
     ensure!(recorder.asked("/forged") == 0, "a Secret of the platform was sent where an AnalysisRun says");
-    templates.delete(PLATFORM, &DeleteParams::default()).await?;
     test.say("platform: promoted by a Secret that its team cannot read, nor send elsewhere");
     Ok(())
 }
