@@ -55,7 +55,7 @@ fn refusal(rollouts: &[String]) -> Option<String> {
     Some(format!(
         "Refused: {count}, and only the controller can give back what was taken over:\n{}\n\
          To go on: kubectl sluice release --all -A, and then helm uninstall again\n\
-         To keep Sluice: helm rollback RELEASE (Helm takes it for one that is being uninstalled until then)\n\
+         To keep Sluice: helm rollback RELEASE REVISION, with the newest revision of helm history RELEASE (until then Helm takes it for one that is being uninstalled; without a revision it goes back to the values before the last upgrade)\n\
          To leave everything as it is, without a controller: helm uninstall --no-hooks",
         lines.join("\n")
     ))

@@ -73,8 +73,12 @@ impl Cluster {
         run("helm", ["uninstall", "sluice", "--namespace", SYSTEM, "--wait", "--timeout", "60s"]).await.map(drop)
     }
 
+    /// As it was before an uninstall that was refused.
     pub async fn rollback(&self) -> Result<()> {
-        run("helm", ["rollback", "sluice", "--namespace", SYSTEM, "--wait", "--timeout", "60s"]).await.map(drop)
+        let history = run("helm", ["history", "sluice", "--namespace", SYSTEM, "--max", "1", "--output", "json"]).await?;
+        let history: Value = serde_json::from_str(&history).context("helm history")?;
+        let newest = history[0]["revision"].to_string();
+        run("helm", ["rollback", "sluice", &newest, "--namespace", SYSTEM, "--wait", "--timeout", "60s"]).await.map(drop)
     }
 
     /// The cluster as another user sees it.
