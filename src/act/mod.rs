@@ -124,8 +124,8 @@ impl Actor {
         Api::namespaced_with(self.client.clone(), namespace, &kind.resource())
     }
 
-    /// One request, when its lane has room, within its time, and only while we lead: it is given up before another one may lead. (One that has reached the API
-    /// server may take effect all the same: the epoch in it says of which leader it is.)
+    /// One request, when its lane has room, within its time, and only while we lead: it is given up before another one may lead. (One that
+    /// has reached the API server may take effect all the same: the epoch in it says of which leader it is.)
     async fn send<T>(&self, lane: Option<&Semaphore>, what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, ActError> {
         let _place = match lane {
             Some(lane) => lane.acquire().await.ok(),

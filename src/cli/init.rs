@@ -228,13 +228,7 @@ async fn choose(session: &Session, args: &Args, deployment: &Deployment, service
     if let (Some(url), Some(revision)) = (&args.prometheus, serves) {
         let about = Subject { rollout: args.deployment.clone(), service: service.to_owned(), revision };
         let probe = Probe::new(session, Some(url))?;
-        for preset in [
-            Preset::ContourSuccessRate,
-            Preset::IstioSuccessRate,
-            Preset::LinkerdSuccessRate,
-            Preset::TraefikSuccessRate,
-            Preset::PodsSuccessRate,
-        ] {
+        for preset in presets::TELLING.into_iter().filter(|preset| !preset.is_latency()) {
             let interval = Some("5m".parse().map_err(Error::Request)?);
             let metric = Metric {
                 name: "success-rate".into(),

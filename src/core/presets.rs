@@ -22,8 +22,10 @@ pub enum Transport {
 
 /// What a gateway or a mesh counts for each Service that is a backend.
 struct Backends {
-    /// The series of one Service, whatever carries them.
+    /// The series of one Service, whatever carries them. `PARAMETER` stands for what users may say.
     which: &'static str,
+    /// The name of that parameter, and its default.
+    parameter: Option<(&'static str, &'static str)>,
     requests: &'static str,
     /// Of its requests those that have not failed.
     success: &'static str,
@@ -37,6 +39,7 @@ struct Backends {
 /// Contour names Envoy's cluster of a Service `<namespace>_<service>_<port>`. None of the three holds a `_`, so no other Service matches.
 const CONTOUR: Backends = Backends {
     which: r#"envoy_cluster_name=~"{{namespace}}_{{canary.service}}_[0-9a-zA-Z-]+""#,
+    parameter: None,
     requests: "envoy_cluster_upstream_rq_xx",
     success: r#"envoy_response_code_class!="5""#,
     histogram: "envoy_cluster_upstream_rq_time",
@@ -46,7 +49,8 @@ const CONTOUR: Backends = Backends {
 
 /// Istio's standard metrics, as the proxy reports them that sends the request: only that one knows which backend was chosen.
 const ISTIO: Backends = Backends {
-    which: r#"reporter="REPORTER",destination_service_namespace="{{namespace}}",destination_service_name="{{canary.service}}""#,
+    which: r#"reporter="PARAMETER",destination_service_namespace="{{namespace}}",destination_service_name="{{canary.service}}""#,
+    parameter: Some(("reporter", "source")),
     requests: "istio_requests_total",
     success: r#"response_code!~"5..""#,
     histogram: "istio_request_duration_milliseconds",
@@ -58,6 +62,7 @@ const ISTIO: Backends = Backends {
 /// no status.
 const LINKERD: Backends = Backends {
     which: r#"backend_namespace="{{namespace}}",backend_name="{{canary.service}}""#,
+    parameter: None,
     requests: "outbound_http_route_backend_response_statuses_total",
     success: r#"http_status!~"5..",error="""#,
     histogram: "outbound_http_route_backend_response_duration_seconds",
@@ -68,7 +73,8 @@ const LINKERD: Backends = Backends {
 /// Traefik names the service of a backend `<namespace>-<service>-<port>@kubernetesgateway`, newer versions with that of its rule and
 /// `-svc-` before it.
 const TRAEFIK: Backends = Backends {
-    which: r#"SERVICE_LABEL=~"(.+-svc-)?{{namespace}}-{{canary.service}}-[0-9]+@kubernetesgateway""#,
+    which: r#"PARAMETER=~"(.+-svc-)?{{namespace}}-{{canary.service}}-[0-9]+@kubernetesgateway""#,
+    parameter: Some(("serviceLabel", "service")),
     requests: "traefik_service_requests_total",
     success: r#"code!~"5..""#,
     histogram: "traefik_service_request_duration_seconds",
@@ -95,6 +101,20 @@ fn whose(preset: Preset) -> Whose {
         Preset::NginxGatewayFabricSuccessRate | Preset::NginxGatewayFabricLatency => Whose::Untold,
     }
 }
+
+/// Those that tell canary from stable; the pods' own come last.
+pub const TELLING: [Preset; 10] = [
+    Preset::ContourSuccessRate,
+    Preset::ContourLatency,
+    Preset::IstioSuccessRate,
+    Preset::IstioLatency,
+    Preset::LinkerdSuccessRate,
+    Preset::LinkerdLatency,
+    Preset::TraefikSuccessRate,
+    Preset::TraefikLatency,
+    Preset::PodsSuccessRate,
+    Preset::PodsLatency,
+];
 
 /// Whether a preset tells the versions by the Services that their requests are sent to; else by the names of their pods.
 pub fn by_service(preset: Preset) -> bool {
@@ -184,13 +204,10 @@ impl Reader<'_> {
     }
 
     fn of_backends(&mut self, backends: &Backends) -> What {
-        let mut which = backends.which.to_owned();
-        if which.contains("REPORTER") {
-            which = which.replace("REPORTER", &self.name("reporter", "source"));
-        }
-        if which.contains("SERVICE_LABEL") {
-            which = which.replace("SERVICE_LABEL", &self.name("serviceLabel", "service"));
-        }
+        let which = match backends.parameter {
+            Some((key, default)) => backends.which.replace("PARAMETER", &self.name(key, default)),
+            None => backends.which.to_owned(),
+        };
         if self.preset.is_latency() {
             let quantile = self.quantile();
             return self.histogram(backends.histogram, &which, quantile, backends.scale);

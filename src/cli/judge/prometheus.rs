@@ -1,29 +1,17 @@
 //! What Prometheus has kept of both versions.
 
 use async_trait::async_trait;
+use clap::builder::PossibleValuesParser;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
     api::{AnalysisRunSpec, AnalysisTemplateSpec, quantity::Span},
     cli::error::Error,
-    core::{analysis::SecretsOf, counters::Look, spec::Invalid},
+    core::{analysis::SecretsOf, counters::Look, presets, spec::Invalid},
     metrics::{Allow, MeasureRequest, PodTarget, Providers, SecretData, Settings, Sources},
 };
 
-/// As their names are written in a metric.
-pub const PRESETS: [&str; 10] = [
-    "contour/success-rate",
-    "contour/latency",
-    "istio/success-rate",
-    "istio/latency",
-    "linkerd/success-rate",
-    "linkerd/latency",
-    "traefik/success-rate",
-    "traefik/latency",
-    "pods/success-rate",
-    "pods/latency",
-];
 /// Intervals of one answer.
 const MOST_INTERVALS: i64 = 5000;
 
@@ -42,7 +30,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub interval: Option<Span>,
     /// What is counted
-    #[arg(long, conflicts_with_all = ["file", "failures", "requests"], value_parser = PRESETS)]
+    #[arg(long, conflicts_with_all = ["file", "failures", "requests"], value_parser = PossibleValuesParser::new(presets::TELLING.map(presets::name)))]
     pub preset: Option<String>,
     /// The counters of what fails: a selector without rate(), such as hits{pod=~".+-{{canary.hash}}-.+",code=~"5.."}
     #[arg(long, value_name = "SELECTOR", conflicts_with = "file", requires = "requests")]

@@ -218,7 +218,10 @@ async fn parameters_without_a_meaning_are_refused() {
             "the versions are told by the hashes of their pods: give --canary and --stable",
         ),
         (&format!("{asked} --preset contour/latency --service api --ceiling 5%"), "--ceiling is a share of failures"),
-        (&format!("{asked} --preset nginx --service api"), "[possible values: contour/success-rate, contour/latency, istio/success-rate,"),
+        (
+            &format!("{asked} --preset nginx --service api"),
+            "[possible values: contour/success-rate, contour/latency, istio/success-rate, istio/latency, linkerd/success-rate, linkerd/latency, traefik/success-rate, traefik/latency, pods/success-rate, pods/latency]",
+        ),
         (&format!("{asked} --failures a --requests b"), "--failures, --requests: compare counts stable by the same selectors"),
         (
             &format!(
@@ -352,9 +355,8 @@ async fn texts_that_say_nothing_are_refused() {
 
 #[test]
 fn presets_and_methods_are_those_of_a_metric() {
-    for name in prometheus::PRESETS {
-        let preset = serde_json::from_value(json!(name)).unwrap();
-        assert_eq!(crate::core::presets::name(preset), name);
+    for preset in crate::core::presets::TELLING {
+        assert_eq!(json!(preset), crate::core::presets::name(preset));
     }
     for name in METHODS {
         let method: crate::api::analysis::Method = serde_json::from_value(json!(name)).unwrap();
